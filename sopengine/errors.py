@@ -1,0 +1,77 @@
+"""Why a step could not do its work, in the one question that matters: try again, or not, and when?
+
+    StepError
+    ├── Transient      the other side was not there, or broke: try again later
+    ├── RateLimited    the other side asked for a pause: wait `retry_after`, costs no retry
+    ├── AuthError      the other side does not accept our credential: a person must act
+    ├── DataError      an answer or a value is not what was promised: trying again changes nothing
+    └── Permanent      the other side said no for good
+        └── Unsupported    this provider cannot do what was asked, and says so instead of guessing
+"""
+
+from typing import ClassVar, Literal
+
+Sent = Literal["no", "maybe"]
+
+
+class StepError(Exception):
+    """The step could not do its work.
+
+    `code` is a short word for rows and logs; the message is our own sentence, never a foreign
+    body. `retry_after` is in seconds. `sent` answers whether the request may have reached the
+    other side: only "no" may be repeated freely.
+    """
+
+    code: ClassVar[str] = "error"
+    default_sent: ClassVar[Sent] = "no"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: str | None = None,
+        retry_after: float | None = None,
+        sent: Sent | None = None,
+    ) -> None:
+        self.message = message or (type(self).__doc__ or "").splitlines()[0]
+        self.reason = code or self.code
+        self.retry_after = retry_after
+        self.sent: Sent = sent or self.default_sent
+        super().__init__(self.message)
+
+
+class Transient(StepError):
+    """The other side did not answer properly; a later try may succeed."""
+
+    code = "transient"
+    default_sent = "maybe"
+
+
+class RateLimited(StepError):
+    """The other side asked for a pause."""
+
+    code = "rate_limited"
+
+
+class AuthError(StepError):
+    """The other side does not accept our credential."""
+
+    code = "auth"
+
+
+class DataError(StepError):
+    """A value is not what was promised."""
+
+    code = "data"
+
+
+class Permanent(StepError):
+    """The other side refused, and would refuse again."""
+
+    code = "permanent"
+
+
+class Unsupported(Permanent):
+    """This provider cannot do what was asked."""
+
+    code = "unsupported"

@@ -1,0 +1,327 @@
+"""The tables of the engine. Rules that must always hold stand in the database, not in a save()."""
+
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+
+class Sop(models.Model):
+    """A procedure of the firm: the draft that staff edit, and the version that runs."""
+
+    class State(models.TextChoices):
+        DRAFT = "draft", _("Draft")
+        ACTIVE = "active", _("Active")
+        DISABLED = "disabled", _("Disabled")
+
+    slug = models.SlugField(unique=True, max_length=80)
+    name = models.CharField(max_length=120)
+    description = models.TextField(blank=True)
+    channel = models.CharField(max_length=80, blank=True, help_text=_("Chat channel, such as #marketing"))
+    state = models.CharField(max_length=10, choices=State.choices, default=State.DRAFT)
+    trigger = models.JSONField(default=dict, blank=True)
+    inputs = models.JSONField(default=dict, blank=True)
+    autonomous = models.BooleanField(
+        default=False, help_text=_("May write to customers without asking a person first")
+    )
+    priority = models.PositiveSmallIntegerField(default=1, help_text=_("0 first, 1 normal, 2 last"))
+    published = models.ForeignKey(
+        "SopVersion", null=True, blank=True, on_delete=models.PROTECT, related_name="+", editable=False
+    )
+    cursor = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text=_("Slots up to here have been dealt with")
+    )
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        verbose_name = _("SOP")
+        verbose_name_plural = _("SOPs")
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Step(models.Model):
+    """One line of a SOP's draft."""
+
+    sop = models.ForeignKey(Sop, on_delete=models.CASCADE, related_name="steps")
+    position = models.PositiveIntegerField()
+    key = models.SlugField(max_length=60, help_text=_("How other steps call this one"))
+    name = models.CharField(max_length=120, blank=True)
+    handler = models.CharField(max_length=60)
+    params = models.JSONField(default=dict, blank=True)
+    on_success = models.CharField(max_length=60, default="next")
+    on_failure = models.CharField(max_length=60, blank=True)
+    max_retries = models.PositiveSmallIntegerField(default=3)
+    timeout = models.FloatField(null=True, blank=True, help_text=_("Seconds the step may take"))
+    rate = models.CharField(max_length=20, blank=True, help_text=_("At most, such as 30/minute"))
+
+    class Meta:
+        ordering = ["sop", "position", "id"]
+        constraints = [models.UniqueConstraint(fields=["sop", "key"], name="step_key_once_per_sop")]
+
+    def __str__(self) -> str:
+        return self.name or self.key
+
+
+class SopVersion(models.Model):
+    """One published, numbered, unchangeable state of a SOP: what its runs keep to the end."""
+
+    sop = models.ForeignKey(Sop, on_delete=models.PROTECT, related_name="versions")
+    number = models.PositiveIntegerField()
+    definition = models.JSONField()
+    published_at = models.DateTimeField()
+    published_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["sop", "-number"]
+        constraints = [models.UniqueConstraint(fields=["sop", "number"], name="version_number_once")]
+
+    def __str__(self) -> str:
+        return f"{self.sop_id} v{self.number}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise ValidationError(_("A published version never changes; publish a new one."))
+        super().save(*args, **kwargs)
+
+
+class Task(models.Model):
+    """One run of a SOP. Only the engine writes it; everybody else signals.
+
+    `wake_at` is when somebody must look at this row again: its hour if it waits, the end of its
+    lease if it runs, NULL when it is over or held. `seq` counts its events and fences its writers.
+    """
+
+    class Status(models.TextChoices):
+        READY = "ready", _("Ready")
+        RUNNING = "running", _("Running")
+        WAITING = "waiting", _("Waiting")
+        PAUSED = "paused", _("Paused")
+        COMPLETED = "completed", _("Done")
+        FAILED = "failed", _("Failed")
+        CANCELLED = "cancelled", _("Cancelled")
+
+    class Priority(models.IntegerChoices):
+        FIRST = 0, _("First")
+        NORMAL = 1, _("Normal")
+        LAST = 2, _("Last")
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    version = models.ForeignKey(SopVersion, on_delete=models.PROTECT, related_name="tasks")
+    parent = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="children", db_index=False
+    )
+    status = models.CharField(max_length=10, choices=Status.choices, default=Status.READY)
+    step = models.CharField(max_length=60)
+    visit = models.PositiveIntegerField(default=1)
+    retries = models.PositiveIntegerField(default=0)
+    crashes = models.PositiveIntegerField(default=0)
+    seq = models.BigIntegerField(default=0)
+    wake_at = models.DateTimeField(null=True, blank=True)
+    waiting_for = models.CharField(max_length=120, blank=True, default="")
+    started_at = models.DateTimeField(null=True, blank=True)
+    lease_owner = models.UUIDField(null=True, blank=True)
+    mailbox = models.JSONField(default=list, blank=True)
+    result = models.CharField(max_length=40, blank=True, default="")
+    reason = models.CharField(max_length=200, blank=True, default="")
+    priority = models.PositiveSmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
+    idempotency_key = models.CharField(max_length=80, null=True, blank=True)
+    context = models.JSONField(default=dict, blank=True)
+    sealed = models.TextField(null=True, blank=True)
+    request = models.TextField(null=True, blank=True)
+    progress = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+    scrub_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        permissions = [("operate_task", _("Can pause, resume, cancel and retry runs"))]
+        indexes = [
+            # The claim: due and healthy, most urgent first.
+            models.Index(
+                fields=["priority", "wake_at"], name="task_due", condition=Q(wake_at__isnull=False, crashes=0)
+            ),
+            # The claim of rows whose worker died, one at a time; also leases that ran out.
+            models.Index(
+                fields=["wake_at"], name="task_suspect", condition=Q(wake_at__isnull=False, crashes__gt=0)
+            ),
+            # Open children of a parent, and their counts by result.
+            models.Index(fields=["parent", "status", "result"], name="task_family", condition=Q(parent__isnull=False)),
+            # The sweep's scrub.
+            models.Index(fields=["scrub_at"], name="task_scrub", condition=Q(scrub_at__isnull=False)),
+            # The sweep: parents to wake, held tasks to release; the inbox of what needs a person.
+            models.Index(
+                fields=["status", "waiting_for"], name="task_open", condition=Q(status__in=["waiting", "paused"])
+            ),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["idempotency_key"],
+                name="task_idempotency_key_once",
+                condition=~Q(status="cancelled") & Q(idempotency_key__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="task_over_is_scrubbed",
+                condition=~Q(status__in=["completed", "cancelled"])
+                | Q(sealed__isnull=True, request__isnull=True, wake_at__isnull=True),
+            ),
+            models.CheckConstraint(
+                name="task_failed_has_scrub_date",
+                condition=~Q(status="failed") | Q(sealed__isnull=True) | Q(scrub_at__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="task_runs_with_a_lease", condition=~Q(status="running") | Q(wake_at__isnull=False)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.id}"
+
+
+class TaskEvent(models.Model):
+    """What happened to a task, in order; never changed. `data` holds ids and codes only."""
+
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="events", db_index=False)
+    seq = models.BigIntegerField()
+    kind = models.CharField(max_length=30)
+    step = models.CharField(max_length=60, blank=True, default="")
+    status = models.CharField(max_length=10)
+    at = models.DateTimeField()
+    data = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["task", "seq"]
+        constraints = [models.UniqueConstraint(fields=["task", "seq"], name="event_seq_once")]
+
+    def __str__(self) -> str:
+        return f"{self.seq} {self.kind}"
+
+
+class Approval(models.Model):
+    """A question to a person. The first answer wins; what was approved is what is sent."""
+
+    class State(models.TextChoices):
+        OPEN = "open", _("Waiting for an answer")
+        ANSWERED = "answered", _("Answered")
+        EXPIRED = "expired", _("Expired")
+        VOID = "void", _("Void")
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="approvals")
+    step = models.CharField(max_length=60)
+    visit = models.PositiveIntegerField()
+    state = models.CharField(max_length=10, choices=State.choices, default=State.OPEN)
+    options = models.JSONField()
+    sealed = models.TextField(null=True, blank=True)
+    channel = models.CharField(max_length=80, blank=True, default="")
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField(null=True, blank=True)
+    choice = models.CharField(max_length=60, blank=True, default="")
+    edited = models.BooleanField(default=False)
+    answered_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    answered_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["created_at"]
+        permissions = [("answer_approval", _("Can answer approvals"))]
+        indexes = [
+            # The inbox of open questions, oldest first.
+            models.Index(fields=["created_at"], name="approval_open", condition=Q(state="open")),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["task", "step", "visit"], name="approval_once_per_visit"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.id}"
+
+
+class Notification(models.Model):
+    """One message to staff, on its way through the outbox."""
+
+    class State(models.TextChoices):
+        PENDING = "pending", _("Waiting to be posted")
+        SENT = "sent", _("Posted")
+        DEAD = "dead", _("Given up")
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    task = models.ForeignKey(Task, null=True, blank=True, on_delete=models.CASCADE, related_name="notifications")
+    approval = models.ForeignKey(
+        Approval, null=True, blank=True, on_delete=models.CASCADE, related_name="notifications"
+    )
+    kind = models.CharField(max_length=30, default="info")
+    severity = models.CharField(max_length=10, default="info")
+    channel = models.CharField(max_length=80, blank=True, default="")
+    dedupe = models.CharField(max_length=120, null=True, blank=True, unique=True)
+    sealed = models.TextField(null=True, blank=True)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
+    attempts = models.PositiveIntegerField(default=0)
+    wake_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField()
+    sent_at = models.DateTimeField(null=True, blank=True)
+    reference = models.CharField(max_length=120, blank=True, default="")
+    reason = models.CharField(max_length=200, blank=True, default="")
+
+    class Meta:
+        ordering = ["created_at"]
+        indexes = [
+            # The outbox: what must be posted next.
+            models.Index(fields=["wake_at"], name="notification_due", condition=Q(wake_at__isnull=False)),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                name="notification_sent_is_over", condition=~Q(state="sent") | Q(wake_at__isnull=True)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.id}"
+
+
+class ScheduledRun(models.Model):
+    """One due slot of a SOP's schedule: it starts one task, or says why it did not."""
+
+    sop = models.ForeignKey(Sop, on_delete=models.PROTECT, related_name="scheduled_runs")
+    slot = models.DateTimeField()
+    outcome = models.CharField(max_length=20)  # started, missed (catch-up rule), overlap, disabled
+    task = models.ForeignKey(Task, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+
+    class Meta:
+        ordering = ["sop", "-slot"]
+        constraints = [models.UniqueConstraint(fields=["sop", "slot"], name="slot_once_per_sop")]
+
+    def __str__(self) -> str:
+        return f"{self.slot:%Y-%m-%d %H:%M} {self.outcome}"
+
+
+class Pace(models.Model):
+    """One rate limit: when its next free slot is."""
+
+    name = models.CharField(max_length=160, primary_key=True)
+    next_at = models.DateTimeField()
+
+
+class Pulse(models.Model):
+    """A sign of life that every process can see: last sweep, last claim, the engine's brake."""
+
+    name = models.CharField(max_length=60, primary_key=True)
+    at = models.DateTimeField()
+    data = models.JSONField(default=dict)
+
+
+class SpentKey(models.Model):
+    """The idempotency key of a pruned task: it stays spent for ever."""
+
+    key = models.CharField(max_length=80, primary_key=True)
+    spent_at = models.DateTimeField()

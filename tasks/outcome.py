@@ -1,0 +1,341 @@
+"""What the author of a handler imports.
+
+A handler is a plain function. It gets the step it serves and the step's parameters, talks to the
+world if it must, and returns one outcome or raises a StepError. It never touches the database:
+what it wants written travels in the outcome.
+
+    @handler("chat.post", calls=False)
+    def post(step: StepRun, *, text: str, channel: str = "") -> Outcome:
+        '''Post one message to the staff chat.'''
+        return Done(notify=(Notice(text=text, channel=channel or step.channel),))
+
+The keyword-only parameters, with their types, are the step's `with:` schema.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_type_hints
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from crm.service import CrmService
+from sopengine.errors import (
+    AuthError,
+    DataError,
+    Permanent,
+    RateLimited,
+    StepError,
+    Transient,
+    Unsupported,
+)
+from sopengine.registry import Registry
+
+__all__ = [
+    "Ask",
+    "AuthError",
+    "Branch",
+    "Child",
+    "Continue",
+    "DataError",
+    "Deadline",
+    "Done",
+    "Effect",
+    "Handler",
+    "Notice",
+    "Open",
+    "Option",
+    "Outcome",
+    "Permanent",
+    "RateLimited",
+    "Start",
+    "StepError",
+    "StepRun",
+    "Transient",
+    "Unsupported",
+    "Wait",
+    "handler",
+    "handlers",
+]
+
+
+class Effect(StrEnum):
+    """What a repeat of the step would do to the world; see `docs/` on unknown outcomes."""
+
+    NONE = "none"
+    IDEMPOTENT = "idempotent"
+    VERIFY_FIRST = "verify_first"
+    AT_MOST_ONCE = "at_most_once"
+
+
+class _OpenMark:
+    """Marks a field of a result model that holds no customer data (ids, counts, flags, codes)."""
+
+
+T = TypeVar("T")
+Open = Annotated[T, _OpenMark()]
+
+
+# -- what a handler may answer ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One message to staff, posted through the outbox. `severity`: info, warning, error, critical.
+
+    Notices with the same `dedupe` are posted once.
+    """
+
+    text: str
+    channel: str = ""
+    severity: str = "info"
+    dedupe: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One child task: the SOP's slug, its inputs, and the key that makes it unique for ever.
+
+    With no key the parent and `crm_customer_id` (or the inputs) make it unique.
+    """
+
+    sop: str
+    inputs: Mapping[str, Any]
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One button of an approval. `outcome`: approve, edit, decline, or a step key to go to."""
+
+    key: str
+    label: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The step is done; `values` become the step's result, addressed by its key.
+
+    Keys that begin with `customer_` (and `crm_customer_id`) are kept at the top of the context
+    instead. `result` says what the whole run has come to so far: sent, skipped, ...
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    result: str = ""
+    notify: Sequence[Notice] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait for a moment (`until`), a time (`delay`), or an `event` with either as its deadline.
+
+    The step's result is then {"event": name or None, "timed_out": bool}.
+    """
+
+    until: datetime | None = None
+    delay: timedelta | None = None
+    event: str = ""
+    notify: Sequence[Notice] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Put a question to a person and wait.
+
+    `draft` is what the customer would get: {"to", "subject", "text", "html"}. Times are seconds
+    after asking; `then` is what happens when nobody answers: decline, escalate or continue.
+    The step's result is then {"choice": key, and the approved draft}.
+    """
+
+    question: str
+    options: Sequence[Option]
+    draft: Mapping[str, str] = field(default_factory=dict)
+    channel: str = ""
+    remind_after: Sequence[float] = ()
+    escalate_after: float | None = None
+    expire_after: float | None = None
+    then: Literal["decline", "escalate", "continue"] = "decline"
+    notify: Sequence[Notice] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Go to the step `to`, to "next", or to "complete", which ends the run with `result`."""
+
+    to: str
+    result: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    notify: Sequence[Notice] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start children, and wait until none is open unless `wait` is off.
+
+    The step's result, and `children` at the top of the context, are then counts by result:
+    {"total": 7, "sent": 5, "declined": 1, "skipped": 1, ...}.
+    """
+
+    children: Sequence[Child]
+    wait: bool = True
+    notify: Sequence[Notice] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """One page is done: start its children and call this handler again with `cursor`.
+
+    The children become due only when the listing is complete, that is with `Start`.
+    """
+
+    cursor: str
+    children: Sequence[Child]
+    notify: Sequence[Notice] = ()
+
+
+Outcome = Done | Wait | Ask | Branch | Start | Continue
+
+
+# -- what a handler gets ---------------------------------------------------------------------
+
+
+class Deadline(Protocol):
+    """How long this step may still take; known to everything that sends."""
+
+    def remaining(self) -> float:
+        """Return the seconds left, never negative."""
+
+    def check(self) -> None:
+        """Raise Transient (nothing sent) when the time is over or the step is no longer ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRun:
+    """One run of one step, as its handler sees it.
+
+    `context` has the run's inputs, the cached `customer_` fields and each earlier step's result
+    by key. `now` is when the step began: the same at every repeat. `cursor` is what this step's
+    own last `Continue` said.
+    """
+
+    task_id: UUID
+    sop: str
+    step: str
+    visit: int
+    channel: str
+    context: Mapping[str, Any]
+    now: datetime
+    crm: CrmService
+    deadline: Deadline
+    cursor: str = ""
+    retries: int = 0
+
+    def key(self, name: str = "") -> str:
+        """Return the idempotency key of one write of this step: the same at every repeat."""
+        return ":".join(filter(None, (str(self.task_id), self.step, str(self.visit), name)))
+
+
+# -- how a handler is registered ---------------------------------------------------------------
+
+Run = Callable[..., Outcome]
+Look = Callable[..., Outcome | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """The code behind a step, with what the engine and the SOP editor must know of it."""
+
+    name: str
+    run: Run
+    params: type[BaseModel]
+    results: type[BaseModel] | None
+    effect: Effect
+    look: Look | None
+    calls: bool
+    crm: bool
+    sends: bool
+    asks: bool
+    waits: bool
+    sets: tuple[str, ...]
+    open_fields: frozenset[str]
+    summary: str
+
+
+handlers: Registry[Handler] = Registry("handler")
+
+
+def handler(
+    name: str,
+    *,
+    effect: Effect | str = Effect.NONE,
+    look: Look | None = None,
+    results: type[BaseModel] | None = None,
+    calls: bool | None = None,
+    crm: bool = False,
+    sends: bool = False,
+    asks: bool = False,
+    waits: bool = False,
+    sets: Sequence[str] = (),
+) -> Callable[[Run], Run]:
+    """Register the function under `name`.
+
+    effect   what a repeat would do; `look(step, **params)` is asked before every repeat of a
+             `verify_first` step and returns the outcome it found, or None to send
+    results  the model of the values in `Done`; fields marked `Open[...]` are kept readable
+    calls    talks to the world, so it runs in a thread; by default: any effect, or the CRM
+    crm      needs the CRM: held while the CRM is away
+    sends    a customer sees the effect   asks   stops for a person   waits   stops for time
+    sets     top-level names it puts into the context besides its own key
+    """
+
+    def add(run: Run) -> Run:
+        kind = Effect(effect)
+        if kind is Effect.VERIFY_FIRST and look is None:
+            raise ValueError(f"handler {name!r} is verify_first and has no look")
+        handlers.register(name)(
+            Handler(
+                name=name,
+                run=run,
+                params=_params_of(name, run),
+                results=results,
+                effect=kind,
+                look=look,
+                calls=(kind is not Effect.NONE or crm) if calls is None else calls,
+                crm=crm,
+                sends=sends,
+                asks=asks,
+                waits=waits,
+                sets=tuple(sets),
+                open_fields=_open_fields(results),
+                summary=(inspect.getdoc(run) or "").split("\n")[0],
+            )
+        )
+        return run
+
+    return add
+
+
+def _params_of(name: str, run: Run) -> type[BaseModel]:
+    """Return a model of the function's keyword-only parameters."""
+    hints = get_type_hints(run, include_extras=True)
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(run).parameters.values():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[parameter.name] = (hints[parameter.name], default)
+    return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _open_fields(results: type[BaseModel] | None) -> frozenset[str]:
+    if results is None:
+        return frozenset()
+    return frozenset(
+        name
+        for name, info in results.model_fields.items()
+        if any(isinstance(mark, _OpenMark) for mark in info.metadata)
+    )
