@@ -115,7 +115,7 @@ class Task(models.Model):
         LAST = 2, _("Last")
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    version = models.ForeignKey(SopVersion, on_delete=models.PROTECT, related_name="tasks")
+    version = models.ForeignKey(SopVersion, on_delete=models.PROTECT, related_name="tasks", db_index=False)
     parent = models.ForeignKey(
         "self", null=True, blank=True, on_delete=models.PROTECT, related_name="children", db_index=False
     )
@@ -158,10 +158,14 @@ class Task(models.Model):
             models.Index(fields=["parent", "status", "result"], name="task_family", condition=Q(parent__isnull=False)),
             # The sweep's scrub.
             models.Index(fields=["scrub_at"], name="task_scrub", condition=Q(scrub_at__isnull=False)),
-            # The sweep: parents to wake, held tasks to release; the inbox of what needs a person.
+            # Open runs of a SOP: overlap, the SOP list, publishing.
             models.Index(
-                fields=["status", "waiting_for"], name="task_open", condition=Q(status__in=["waiting", "paused"])
+                fields=["version", "status"],
+                name="task_open",
+                condition=Q(status__in=["ready", "running", "waiting", "paused"]),
             ),
+            # The sweep: parents whose last child may just have ended.
+            models.Index(fields=["id"], name="task_parents", condition=Q(waiting_for="children")),
         ]
         constraints = [
             models.UniqueConstraint(
@@ -240,7 +244,7 @@ class Approval(models.Model):
             models.Index(fields=["created_at"], name="approval_open", condition=Q(state="open")),
         ]
         constraints = [
-            models.UniqueConstraint(fields=["task", "step", "visit"], name="approval_once_per_visit"),
+            models.UniqueConstraint(fields=["task"], name="one_open_approval_per_task", condition=Q(state="open")),
         ]
 
     def __str__(self) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Protocol, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_type_hints
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -51,9 +51,12 @@ __all__ = [
     "Outcome",
     "Permanent",
     "RateLimited",
+    "RawTemplate",
+    "RowTemplate",
     "Start",
     "StepError",
     "StepRun",
+    "Target",
     "Transient",
     "Unsupported",
     "Wait",
@@ -75,8 +78,25 @@ class _OpenMark:
     """Marks a field of a result model that holds no customer data (ids, counts, flags, codes)."""
 
 
+class _RawMark:
+    """Marks a template that reaches the handler unrendered, because the handler knows how to render it."""
+
+
+class _RowMark(_RawMark):
+    """Marks a template that the handler renders once for each row it lists."""
+
+
+class _TargetMark:
+    """Marks a parameter that names where the run goes: a step key, "next" or "complete"."""
+
+
 T = TypeVar("T")
 Open = Annotated[T, _OpenMark()]
+Target = Annotated[str, _TargetMark()]
+RawTemplate = Annotated[str, _RawMark()]
+RowTemplate = Annotated[str, _RowMark()]
+# What a RowTemplate may name besides the step's own context; `row` has the record's id and codes.
+ROW_NAMES = frozenset({"crm_customer_id", "row"})
 
 
 # -- what a handler may answer ---------------------------------------------------------------
@@ -262,6 +282,8 @@ class Handler:
     waits: bool
     sets: tuple[str, ...]
     open_fields: frozenset[str]
+    raw_params: frozenset[str]
+    row_params: frozenset[str]
     summary: str
 
 
@@ -311,6 +333,8 @@ def handler(
                 waits=waits,
                 sets=tuple(sets),
                 open_fields=_open_fields(results),
+                raw_params=_marked_params(run, _RawMark),
+                row_params=_marked_params(run, _RowMark),
                 summary=(inspect.getdoc(run) or "").split("\n")[0],
             )
         )
@@ -329,6 +353,17 @@ def _params_of(name: str, run: Run) -> type[BaseModel]:
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
         fields[parameter.name] = (hints[parameter.name], default)
     return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _marked_params(run: Run, mark: type) -> frozenset[str]:
+    """Return the names of the parameters whose type carries `mark`, inside a list or a dict too."""
+    hints = get_type_hints(run, include_extras=True)
+    return frozenset(name for name, hint in hints.items() if name != "return" and _carries(hint, mark))
+
+
+def _carries(hint: Any, mark: type) -> bool:
+    marks = getattr(hint, "__metadata__", ())
+    return any(isinstance(m, mark) for m in marks) or any(_carries(part, mark) for part in get_args(hint))
 
 
 def _open_fields(results: type[BaseModel] | None) -> frozenset[str]:

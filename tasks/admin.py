@@ -1,0 +1,177 @@
+"""The staff site: which page serves which address, and what is for reading only."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
+
+from tasks import inbox_views, pages, sop_views, views
+from tasks.admin_skin import AdminPasswordChangeForm, ModelAdmin, UserChangeForm, UserCreationForm
+from tasks.models import Approval, Notification, ScheduledRun, Sop, SopVersion, Task, TaskEvent
+
+View = Callable[..., HttpResponse]
+
+
+class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc,unused-ignore]
+    """Rows that only the machine writes."""
+
+    actions = None
+
+    def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class PagesAdmin(ReadOnlyAdmin):
+    """A model whose list and change page are our own; `also_seen_by` may see it besides its viewers."""
+
+    list_page: View
+    change_page: View
+    also_seen_by: tuple[str, ...] = ()
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        allowed = super().has_view_permission(request, obj)
+        return bool(allowed) or any(map(pages.staff(request).has_perm, self.also_seen_by))
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        return type(self).list_page(request)
+
+    def at(self, route: str, view: View, name: str) -> URLPattern:
+        """Return the address of one of our pages, for staff only."""
+        return path(route, self.admin_site.admin_view(view), name=f"tasks_{name}")
+
+
+@admin.register(Sop)
+class SopAdmin(PagesAdmin):
+    """SOPs: list, editor, publish, run."""
+
+    list_page = staticmethod(sop_views.sop_list)
+    also_seen_by = sop_views.MAY_SEE
+
+    def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
+        return pages.staff(request).has_perm("tasks.add_sop")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return pages.staff(request).has_perm(pages.MAY_CHANGE_SOP)
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        return sop_views.sop_add(request)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        return sop_views.sop_edit(request, int(object_id))
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            self.at("<int:pk>/publish/", sop_views.publish, "sop_publish"),
+            self.at("<int:pk>/switch/", sop_views.switch, "sop_switch"),
+            self.at("<int:pk>/export/", sop_views.export, "sop_export"),
+            self.at("<int:pk>/run/", sop_views.run, "sop_run"),
+            self.at("<int:pk>/schedule/", sop_views.schedule, "sop_schedule"),
+            self.at("<int:pk>/steps/add/", sop_views.step_add, "step_add"),
+            self.at("<int:pk>/steps/restore/", sop_views.step_restore, "step_restore"),
+            self.at("<int:pk>/steps/<int:step_pk>/save/", sop_views.step_save, "step_save"),
+            self.at("<int:pk>/steps/<int:step_pk>/move/", sop_views.step_move, "step_move"),
+            self.at("<int:pk>/steps/<int:step_pk>/delete/", sop_views.step_delete, "step_delete"),
+            self.at("<int:pk>/change/", sop_views.sop_edit, "sop_change"),
+            *super().get_urls(),
+        ]
+
+
+@admin.register(Task)
+class TaskAdmin(PagesAdmin):
+    """Runs: list, story, and what a person may do."""
+
+    list_page = staticmethod(views.run_list)
+    also_seen_by = views.MAY_SEE
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            self.at("<uuid:number>/story/", views.run_fragment, "task_story"),
+            self.at("<uuid:number>/act/<slug:kind>/", views.run_act, "task_act"),
+            self.at("<uuid:number>/change/", views.run_detail, "task_change"),
+            *super().get_urls(),
+        ]
+
+
+@admin.register(Approval)
+class ApprovalAdmin(PagesAdmin):
+    """Questions: the inbox, one question, answers."""
+
+    list_page = staticmethod(inbox_views.inbox)
+    also_seen_by = inbox_views.MAY_SEE
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            self.at("batch/", inbox_views.batch, "approval_batch"),
+            self.at("<uuid:number>/answer/", inbox_views.answer, "approval_answer"),
+            self.at("<uuid:number>/change/", inbox_views.question, "approval_change"),
+            *super().get_urls(),
+        ]
+
+
+@admin.register(SopVersion)
+class SopVersionAdmin(ReadOnlyAdmin):
+    """Published versions."""
+
+    list_display = ("sop", "number", "published_at", "published_by")
+    list_filter = ("sop",)
+    list_select_related = ("sop", "published_by")
+
+
+@admin.register(ScheduledRun)
+class ScheduledRunAdmin(ReadOnlyAdmin):
+    """What came due, and what became of it."""
+
+    list_display = ("sop", "slot", "outcome")
+    list_filter = ("outcome", "sop")
+    list_select_related = ("sop",)
+    exclude = ("task",)
+
+
+@admin.register(Notification)
+class NotificationAdmin(ReadOnlyAdmin):
+    """Messages to staff; their text is sealed and shown nowhere."""
+
+    list_display = ("created_at", "kind", "severity", "channel", "state", "attempts", "reason")
+    list_filter = ("state", "kind", "severity")
+    ordering = ("-created_at",)
+    exclude = ("sealed", "task", "approval", "dedupe")
+
+
+@admin.register(TaskEvent)
+class TaskEventAdmin(ReadOnlyAdmin):
+    """What happened, as it is kept."""
+
+    list_display = ("at", "kind", "step", "status", "task_id", "data")
+    list_filter = ("kind",)
+    ordering = ("-at",)
+    show_full_result_count = False
+    exclude = ("task",)
+
+
+admin.site.unregister(User)
+
+
+@admin.register(User)
+class StaffAdmin(UserAdmin, ModelAdmin):  # type: ignore[misc,type-arg,unused-ignore]
+    """People with a login."""
+
+    form = UserChangeForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
+
+

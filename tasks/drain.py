@@ -1,0 +1,495 @@
+"""The drain: claim what is due, let handlers talk to the world side by side, settle in groups.
+
+One thread, the caller's, owns the database and every turn. Handlers that call somebody run in the
+crew's threads and come back as finished jobs. Nothing is held open while somebody else is waited
+for: a claim commits, handlers talk, a settle commits.
+"""
+
+import logging
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.db import DatabaseError
+
+from credentials import vault
+from crm.service import CrmCall, open_service
+from sopengine import clock
+from sopengine.crashpoint import crashpoint
+from sopengine.errors import DataError, StepError, Transient
+from sopengine.registry import UnknownName
+from tasks import calendars, children, journal, outbox, plan, transition, wakeups
+from tasks import context as values
+from tasks.crew import Crew, Job, StepDeadline
+from tasks.outcome import Effect
+from tasks.transition import Answer, Facts, Rules, Turn
+
+log = logging.getLogger(__name__)
+MARKED = frozenset({Effect.VERIFY_FIRST, Effect.AT_MOST_ONCE})
+FAIR_EVERY = 4  # each fourth claim goes by age alone, so that no priority starves
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """What one drain did; `more` says that due work was left, `abandoned` counts stuck threads."""
+
+    steps: int
+    tasks: int
+    more: bool
+    abandoned: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a handler came to: an outcome or an error, its CRM calls, and how long it took."""
+
+    outcome: object
+    calls: tuple[CrmCall, ...]
+    ms: int
+
+
+@dataclass(slots=True)
+class Ready:
+    """A turn whose next step can be handed over."""
+
+    turn: Turn
+    call: plan.Call
+    marked: bool = False  # the start mark was set for this very hand-over
+
+
+def never() -> bool:
+    """Nobody asks this drain to stop."""
+    return False
+
+
+class Drain:
+    """One slice of work of one process."""
+
+    def __init__(
+        self,
+        stop: Callable[[], bool] = never,
+        seconds: float | None = None,
+        steps: int | None = None,
+        only: UUID | None = None,
+    ) -> None:
+        self.owner = uuid4()
+        self.stop = stop
+        self.ends = clock.monotonic() + (settings.ENGINE_SLICE if seconds is None else seconds)
+        self.budget = settings.ENGINE_SLICE_STEPS if steps is None else steps
+        self.lease = settings.ENGINE_LEASE
+        self.crew: Crew[Ready] = Crew(settings.ENGINE_THREADS)
+        self.held: dict[UUID, Turn] = {}
+        self.to_settle: list[Turn] = []
+        self.to_start: list[Ready] = []
+        self.waiting: deque[Ready] = deque()
+        self.parents: set[UUID] = set()
+        self.listed: set[UUID] = set()
+        self.steps = self.tasks = self.claims = self.stuck = 0
+        self.renewed = clock.monotonic()
+        self.dry = False  # the last claim found nothing
+        self.alone: UUID | None = None
+        self._window: list[float | None] = []
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def run(self) -> DrainReport:
+        """Work until nothing is due or the slice is over; give back what was not begun."""
+        try:
+            while True:
+                self._collect()
+                self._settle()
+                self._hand_over()
+                self._renew()
+                if self.held:
+                    if self._over():
+                        self._give_back()
+                    elif not self.alone:
+                        self._claim()
+                elif self._over() or not self._claim():
+                    break
+        finally:
+            self.crew.dismiss()
+        return self._close()
+
+    def _over(self) -> bool:
+        return self.stop() or self.steps >= self.budget or clock.monotonic() >= self.ends
+
+    def _claim(self) -> bool:
+        """Take more tasks when the crew could use them; one that a worker died with comes alone."""
+        if self.held and (self.dry or len(self.waiting) >= self.crew.size or self.to_settle or self.to_start):
+            return False
+        rows = []
+        if not self.held:
+            rows = journal.claim_suspect(self.owner, self.lease)
+            self.alone = rows[0]["id"] if rows else None
+        if not rows:
+            self.claims += 1
+            fair = self.claims % FAIR_EVERY == 0
+            rows = journal.claim(self.owner, settings.ENGINE_BATCH, self.lease, fair=fair)
+        self.dry = not rows
+        crashpoint("m1")
+        turns = [turn_of(row) for row in rows]
+        self.held.update((turn.id, turn) for turn in turns)
+        facts = facts_for(turns)
+        for turn in turns:
+            self._wake(turn, facts)
+        return bool(rows)
+
+    def _wake(self, turn: Turn, facts: "Known") -> None:
+        if turn.crashes > transition.MOST_CRASHES:
+            transition.quarantine(turn)
+        else:
+            transition.take_mail(turn, facts.of(turn))
+        self._advance(turn)
+
+    def _advance(self, turn: Turn) -> None:
+        """Run the steps that need nobody, up to one that must be handed over, or to a rest."""
+        while turn.running:
+            try:
+                call = self._call(turn)
+            except UnknownName as error:
+                transition.park(turn, "handler_missing", str(error))
+                break
+            except StepError as error:
+                self._failed(turn, error)
+                continue
+            if turn.started and call.effect is Effect.AT_MOST_ONCE:
+                transition.put_before_person(turn, "worker_lost")
+                break
+            if self._must_pace(turn, call.plan):
+                break
+            if call.effect in MARKED or (call.effect is Effect.IDEMPOTENT and turn.events):
+                self.to_start.append(Ready(turn, call))
+                return
+            if call.plan.handler.calls:
+                self.waiting.append(Ready(turn, call))
+                return
+            self._apply(Ready(turn, call), run_handler(turn, call, StepDeadline(settings.ENGINE_DEADLINE)))
+            if turn.children:
+                break
+        self.to_settle.append(turn)
+
+    def _call(self, turn: Turn) -> plan.Call:
+        try:
+            return plan.call_of(turn, plan.plan_of(turn), self._key_window)
+        except vault.VaultError as error:
+            raise DataError(str(error), code="vault") from None
+
+    def _key_window(self) -> float | None:
+        """For how many hours the CRM keeps a key; asked once per drain."""
+        if not self._window:
+            self._window.append(open_service().idempotency)
+        return self._window[0]
+
+    def _must_pace(self, turn: Turn, made: plan.Plan) -> bool:
+        """Give a step with a rate limit its slot; a run whose slot is not now waits for it."""
+        if not made.step.rate or turn.progress.pop("paced", False):
+            return False
+        delay = journal.reserve(f"{turn.sop.slug}:{turn.step}", calendars.parse_rate(made.step.rate))
+        if delay <= 0:
+            return False
+        turn.progress["paced"] = True
+        turn.rest("ready", delay=delay)
+        turn.note("paced", wait=round(delay, 3))
+        return True
+
+    # -- handlers ------------------------------------------------------------------------------
+
+    def _hand_over(self) -> None:
+        """Give waiting calls to free threads; one SOP takes at most half while others wait."""
+        working = Counter(job.subject.turn.sop.slug for job in self.crew.working)
+        skipped: list[Ready] = []
+        while self.waiting and self.crew.free:
+            ready = self.waiting.popleft()
+            slug = ready.turn.sop.slug
+            if working[slug] >= self.crew.size // 2 and any(r.turn.sop.slug != slug for r in self.waiting):
+                skipped.append(ready)
+                continue
+            working[slug] += 1
+            deadline = StepDeadline(min(ready.call.plan.step.timeout or settings.ENGINE_DEADLINE, settings.ENGINE_DEADLINE))
+            self.crew.begin(Job(ready, partial(run_handler, ready.turn, ready.call, deadline), deadline))
+        self.waiting.extendleft(reversed(skipped))
+
+    def _collect(self) -> None:
+        """Take what the crew has finished; wait for it when there is nothing else to do."""
+        busy = bool(self.to_settle or self.to_start or (self.waiting and self.crew.free))
+        idle = bool(self.crew.working) and not busy
+        for job in self.crew.finished(0.05 if idle else 0):
+            ready = job.subject
+            if job.abandoned:
+                self._late(ready, job.answer)
+                continue
+            crashpoint("m2")
+            self._apply(ready, job.answer)
+            self._advance(ready.turn)
+        for job in self.crew.overdue():
+            self.stuck += 1
+            self._apply(job.subject, Transient("the step took longer than it may", code="deadline", sent="maybe"))
+            self._advance(job.subject.turn)
+
+    def _apply(self, ready: Ready, reply: object) -> None:
+        """Make what the handler answered part of its turn."""
+        turn, made = ready.turn, ready.call.plan
+        self.steps += 1
+        if isinstance(reply, Reply):
+            for call in reply.calls:
+                turn.note("crm_called", op=call.operation, entity=call.entity, id=call.id, status=call.status, ms=call.ms)
+            reply, ms = reply.outcome, reply.ms if made.handler.calls else None
+        else:
+            ms = None
+        before = turn.seq
+        try:
+            if isinstance(reply, StepError):
+                raise reply
+            rows = children.asked_for(turn, reply)
+            transition.take_outcome(turn, made.handler, reply, ms)
+            turn.child_rows.extend(rows)
+        except StepError as error:
+            if turn.seq != before:
+                raise AssertionError("an outcome failed after its event was noted") from error
+            self._failed(turn, error, ready.call.effect)
+
+    def _failed(self, turn: Turn, error: StepError, effect: Effect = Effect.NONE) -> None:
+        rules = Rules(settings.ENGINE_RETRY_WAITS, random.random())  # noqa: S311
+        transition.take_error(turn, plan.plan_of(turn).handler, effect, error, rules)
+
+    def _late(self, ready: Ready, reply: object) -> None:
+        """An answer after its deadline counts if nobody has moved the row since it was given up."""
+        turn = ready.turn
+        undecided = turn.reason == transition.UNKNOWN and turn.id not in self.held
+        if undecided and isinstance(reply, Reply) and not isinstance(reply.outcome, StepError):
+            transition.answer_came_late(turn)
+            self.held[turn.id] = turn
+            self._apply(ready, reply)
+            if turn.running:
+                turn.rest("ready", delay=0.0)
+            self.to_settle.append(turn)
+
+    # -- settle --------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Write the turns that have come to rest, and the start marks of those about to begin."""
+        if self._over():
+            for ready in self.to_start:
+                self._return(ready.turn)
+            self.to_start = []
+        turns, starts = self.to_settle, self.to_start
+        if not turns and not starts:
+            return
+        self.to_settle, self.to_start = [], []
+        marked = frozenset(ready.turn.id for ready in starts if ready.call.effect in MARKED)
+        for ready in starts:
+            if ready.turn.id in marked:
+                self._mark(ready)
+        group = turns + [ready.turn for ready in starts]
+        for turn in group:
+            prepare_posts(turn)
+        kept = self._write(group, marked)
+        crashpoint("m5")
+        self._follow_up(turns, kept)
+        for ready in starts:
+            if ready.turn.id in kept and ready.turn.running:
+                ready.marked = ready.turn.id in marked and not ready.turn.started
+                ready.turn.started = ready.turn.started or ready.marked
+                self.waiting.append(ready)
+            else:
+                self._let_go(ready.turn)
+        for turn in turns:
+            if turn.id in kept and turn.running:
+                self._advance(turn)
+            else:
+                self._let_go(turn)
+
+    def _mark(self, ready: Ready) -> None:
+        """Note the start; its request is kept for a repeat."""
+        turn = ready.turn
+        if not turn.request:
+            turn.request = vault.seal(dict(ready.call.rendered), table=values.TABLE, row=str(turn.id), field="request")
+        turn.note("started")
+
+    def _write(self, group: list[Turn], marked: frozenset[UUID]) -> set[UUID]:
+        """Settle the group; when the database refuses it, settle row by row and fail the bad one."""
+        try:
+            return journal.settle(group, self.owner, self.lease, starting=marked)
+        except journal.Refused as error:
+            if len(group) > 1:
+                return set().union(*(self._write([turn], marked) for turn in group))
+            return self._refused(group[0], error)
+
+    def _refused(self, turn: Turn, error: DatabaseError) -> set[UUID]:
+        """The database does not take this result: it becomes a data error of its task."""
+        state = journal.sqlstate(error)
+        log.warning("task %s: the database refused its result (%s)", turn.id, state)
+        rows = journal.reread([turn.id], self.owner)
+        if not rows:
+            return set()
+        fresh = turn_of(rows[0])
+        fresh.taken = len(fresh.mailbox) if turn.taken else 0
+        fresh.clear_attempt()
+        transition.take_error(
+            fresh,
+            plan.plan_of(fresh).handler,
+            Effect.NONE,
+            DataError(f"the database refused the result ({state})", code="refused"),
+            Rules(),
+        )
+        turn.become(fresh)
+        prepare_posts(turn)
+        return journal.settle([turn], self.owner, self.lease)
+
+    def _follow_up(self, turns: Iterable[Turn], kept: set[UUID]) -> None:
+        """Remember whose children or parents must hear of it."""
+        for turn in turns:
+            if turn.id not in kept:
+                log.warning("task %s: fenced, somebody else has it", turn.id)
+            elif turn.status in ("completed", "failed", "cancelled"):
+                self.tasks += 1
+                if turn.parent:
+                    self.parents.add(turn.parent)
+            elif turn.progress.get("listed"):
+                self.listed.add(turn.id)
+
+    def _let_go(self, turn: Turn) -> None:
+        self.held.pop(turn.id, None)
+        if turn.id == self.alone:
+            self.alone = None
+        self.dry = False
+
+    def _renew(self) -> None:
+        """Prolong every lease that is held, each quarter of its time."""
+        if clock.monotonic() - self.renewed < self.lease / 4 or not self.held:
+            return
+        self.renewed = clock.monotonic()
+        ours = journal.renew(self.owner, list(self.held), self.lease)
+        for job in self.crew.working:
+            job.deadline.lost = job.subject.turn.id not in ours
+
+    def _give_back(self) -> None:
+        """What was not handed over goes back, ready and due, and no crash is counted."""
+        while self.waiting:
+            ready = self.waiting.popleft()
+            if ready.marked:
+                ready.turn.clear_attempt()  # the mark was set, the hand-over never happened
+            self._return(ready.turn)
+
+    def _return(self, turn: Turn) -> None:
+        turn.rest("ready", delay=0.0)
+        turn.note("handed_back", why="stopping")
+        self.to_settle.append(turn)
+
+    def _close(self) -> DrainReport:
+        """Tell parents and children, post what staff should read, and ask for more hands if work is left."""
+        for parent in self.listed:
+            journal.release_children(parent)
+        if self.parents:
+            journal.wake_parents(self.parents)
+        outbox.pump()
+        more = journal.due_count(1) > 0
+        if more:
+            wakeups.wake()
+        return DrainReport(self.steps, self.tasks, more, len(self.crew.abandoned))
+
+
+# -- one step, in whatever thread ------------------------------------------------------------------
+
+
+def run_handler(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
+    """Run the handler of this call; every error becomes a StepError, a bug included."""
+    handler = call.plan.handler
+    began = perf_counter()
+    crm = open_service(deadline) if handler.crm else None
+    try:
+        deadline.check()
+        run = plan.step_run(turn, crm or plan.NO_CRM, deadline)
+        found = handler.look(run, **call.params) if call.looks and handler.look else None
+        outcome = handler.run(run, **call.params) if found is None else found
+    except StepError as error:
+        outcome = error
+    except Exception as error:  # a bug in a handler: its name and place, never its values
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
+        log.error("handler %s: %s in %s", handler.name, type(error).__name__, where)
+        outcome = DataError(f"the handler {handler.name!r} has a bug: {type(error).__name__}", code="bug")
+    return Reply(outcome, tuple(crm.calls) if crm else (), round((perf_counter() - began) * 1000))
+
+
+# -- turns to rows, rows to turns -----------------------------------------------------------------------------------
+
+
+def prepare_posts(turn: Turn) -> None:
+    """Seal the messages that the turn leaves, ready to be written with it."""
+    for post in turn.posts:
+        notice, row = post.notice, uuid4()
+        escalates = post.kind == "escalation"
+        turn.post_rows.append(
+            {
+                "id": row,
+                "task": turn.id,
+                "approval": post.approval,
+                "kind": post.kind,
+                "severity": notice.severity,
+                "channel": notice.channel
+                or (settings.ESCALATIONS_CHANNEL if escalates else turn.sop.channel or settings.ESCALATIONS_CHANNEL),
+                "dedupe": notice.dedupe[:120] or None,
+                "sealed": outbox.sealed_notice(row, notice.text),
+            }
+        )
+        turn.progress["posted"] = True
+    turn.posts = []
+
+
+def turn_of(row: journal.Row) -> Turn:
+    """Return a claimed row as a turn."""
+    return Turn(
+        id=row["id"],
+        version=row["version_id"],
+        parent=row["parent_id"],
+        sop=plan.definition_of(row["version_id"]),
+        now=row["now"],
+        step=row["step"],
+        visit=row["visit"],
+        retries=row["retries"],
+        crashes=row["crashes"],
+        seq=row["seq"],
+        waiting_for=row["waiting_for"],
+        started=row["started_at"] is not None,
+        mailbox=row["mailbox"],
+        result=row["result"],
+        reason=row["reason"],
+        priority=row["priority"],
+        context=row["context"],
+        sealed_text=row["sealed"],
+        request=row["request"],
+        progress=row["progress"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The facts of a whole claim, read in at most two queries."""
+
+    answers: dict[str, Answer]
+    children: dict[UUID, tuple[dict[str, int], int]]
+
+    def of(self, turn: Turn) -> Facts:
+        """Return what this turn must know."""
+        counts, still = self.children.get(turn.id, ({}, 0))
+        return Facts(self.answers, counts, still)
+
+
+def facts_for(turns: Iterable[Turn]) -> Known:
+    """Read what the mailboxes and waits of these turns refer to."""
+    entries = [entry for turn in turns for entry in (*turn.mailbox, *turn.progress.get("kept", ()))]
+    asked = [UUID(entry["approval"]) for entry in entries if entry.get("kind") == "answer"]
+    parents = [turn.id for turn in turns if turn.waiting_for == "children"]
+    return Known(
+        journal.answers(asked) if asked else {},
+        journal.children_of(parents) if parents else {},
+    )

@@ -1,0 +1,73 @@
+"""The engine's face: start a run, signal it, drain what is due. Nobody else changes a task."""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from tasks import children, journal, wakeups
+from tasks.drain import Drain, DrainReport, never
+from tasks.inputs import InputError
+from tasks.models import SopVersion, Task
+from tasks.transition import SIGNALS
+
+__all__ = ["DrainReport", "InputError", "drain", "signal", "start"]
+
+FOR_THE_FAMILY = frozenset({"pause", "resume", "cancel"})
+
+
+def start(
+    version: SopVersion,
+    inputs: Mapping[str, Any],
+    *,
+    key: str | None = None,
+    priority: int | None = None,
+    slot: datetime | None = None,
+    by: str = "",
+) -> Task | None:
+    """Start one run, in the caller's transaction if there is one; wake-ups follow its commit.
+
+    `key` makes it unique for ever within its SOP (a cancelled run gives it back): None is returned
+    when it is spent. `by` is an open code of who or what started it. Raises InputError.
+    """
+    now = journal.database_now()
+    row = children.task_row(
+        version.pk,
+        inputs,
+        slot=slot or now,
+        now=now,
+        key=f"start:{version.sop_id}:{key}" if key else None,
+        priority=priority,
+        origin={"by": by} if by else {},
+    )
+    made = journal.insert_tasks([row])
+    if not made:
+        return None
+    wakeups.wake()
+    return Task.objects.get(pk=row["id"])
+
+
+def signal(tasks: Iterable[UUID | str], kind: str, **codes: Any) -> int:
+    """Tell these runs something; return how many took it.
+
+    `kind`: pause, resume, cancel, retry; answer (approval=id); event (name=...); `codes` are ids
+    and codes only. Pause, resume and cancel reach the open children too.
+    """
+    if kind not in SIGNALS:
+        raise ValueError(f"unknown signal {kind!r}; known: {', '.join(sorted(SIGNALS))}")
+    entry = {"kind": kind, **{name: value for name, value in codes.items() if value is not None}}
+    ids = [task if isinstance(task, UUID) else UUID(str(task)) for task in tasks]
+    taken = journal.signal(ids, entry)
+    if kind in FOR_THE_FAMILY:
+        for brood in journal.families(ids):
+            journal.signal(brood, entry)
+    if taken:
+        wakeups.wake()
+    return taken
+
+
+def drain(
+    stop: Callable[[], bool] = never, seconds: float | None = None, steps: int | None = None
+) -> DrainReport:
+    """Run what is due in this process until nothing is, the slice is over, or `stop()` says so."""
+    return Drain(stop, seconds, steps).run()

@@ -1,0 +1,731 @@
+"""What a signal, an hour, an outcome or an error makes of a run: pure, values in and values out.
+
+A `Turn` is one task between its claim and its settle. Every function here changes only the turn
+in memory, and notes an event for each thing that happened; `journal.settle` writes both at once.
+
+Where a turn comes from is kept in the row itself, because the claim overwrites `status`:
+`progress["rest"]` while it rests (paused, parked, failed), else `waiting_for` while it waits.
+So a worker that dies between claim and settle loses nothing that a signal said.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID, uuid4
+
+from sopengine.errors import AuthError, DataError, RateLimited, StepError, Transient
+from tasks import context as values
+from tasks.definition import SopDef, StepDef
+from tasks.outcome import Ask, Branch, Child, Continue, Done, Effect, Handler, Notice, Option, Start, Wait
+
+DAY = 86_400.0
+FAILED_KEEPS = 7 * DAY  # how long a failed run keeps its values for a retry
+OPEN_KEEPS = 30 * DAY  # how long a waiting or parked run may keep them
+MOST_CRASHES = 3
+LONGEST_HOLD = 900.0
+FIRST_HOLD = 30.0
+
+UNKNOWN = "outcome_unknown"
+UNKNOWN_OPTIONS = (
+    Option("was_sent", "It was sent", "next"),
+    Option("send_again", "Send again", "again"),
+    Option("skip", "Skip", "skip"),
+)
+ENDED = frozenset({"completed", "cancelled"})
+Started = Literal["", "mark", "keep"]
+
+
+@dataclass(slots=True)
+class Event:
+    """One thing that happened; `status` is the run's status after it."""
+
+    seq: int
+    kind: str
+    step: str
+    status: str
+    data: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Question:
+    """An approval to write: who is asked what, and what the customer would get."""
+
+    id: UUID
+    step: str
+    visit: int
+    options: list[dict[str, str]]
+    content: dict[str, Any]
+    channel: str
+    expires_in: float | None
+
+
+@dataclass(slots=True)
+class Post:
+    """A notification to write."""
+
+    notice: Notice
+    kind: str = "info"
+    approval: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a person decided, as the approval's row says it."""
+
+    approval: str
+    choice: str
+    outcome: str
+    by: int | None
+    final: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What other rows say that this turn must know: answers by approval, children by result."""
+
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    children: Mapping[str, int] = field(default_factory=dict)
+    open_children: int = 0
+
+
+@dataclass(slots=True)
+class Turn:
+    """A claimed task in memory: the values of its row, and what is to be written with them."""
+
+    id: UUID
+    version: int
+    parent: UUID | None
+    sop: SopDef
+    now: datetime
+    step: str
+    visit: int
+    retries: int
+    crashes: int
+    seq: int
+    waiting_for: str
+    started: bool
+    mailbox: list[dict[str, Any]]
+    result: str
+    reason: str
+    priority: int
+    context: dict[str, Any]
+    sealed_text: str | None
+    request: str | None
+    progress: dict[str, Any]
+    status: str = "running"
+    # what the next settle writes besides the row
+    base_seq: int = 0
+    taken: int = 0
+    wake_in: float | None = None
+    wake_until: datetime | None = None
+    events: list[Event] = field(default_factory=list)
+    children: list[Child] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+    posts: list[Post] = field(default_factory=list)
+    closes: str = ""  # what becomes of its open question: expired or void
+    child_rows: list[dict[str, Any]] = field(default_factory=list)
+    post_rows: list[dict[str, Any]] = field(default_factory=list)
+    _sealed: dict[str, Any] | None = None
+    resealed: bool = False
+
+    def __post_init__(self) -> None:
+        self.base_seq = self.seq
+
+    # -- values -------------------------------------------------------------------------------
+
+    @property
+    def sealed(self) -> dict[str, Any]:
+        """The sealed values, opened at first use."""
+        if self._sealed is None:
+            self._sealed = values.unseal(str(self.id), self.sealed_text)
+        return self._sealed
+
+    def put(self, step: str, result: Mapping[str, Any], open_fields: frozenset[str]) -> None:
+        """Keep a step's result."""
+        if not result and step not in self.context:
+            return
+        values.check(result, f"the result of step {step!r}")
+        before = self.context, dict(self.sealed)
+        values.put_result(self.context, self.sealed, step, result, open_fields)
+        self.resealed = self.resealed or before[1] != self.sealed
+
+    # -- the row ------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether a step is to run now."""
+        return self.status == "running"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can happen any more."""
+        return self.status in ENDED
+
+    @property
+    def state(self) -> str:
+        """Return where the turn came from: paused, parked, failed, waiting or ready."""
+        rest: str = self.progress.get("rest", "")
+        return rest or ("waiting" if self.waiting_for else "ready")
+
+    @property
+    def definition(self) -> StepDef:
+        """Return the step that it stands at."""
+        return self.sop.step(self.step)
+
+    def note(self, kind: str, **data: Any) -> None:
+        """Note one event; the only place where `seq` rises."""
+        self.seq += 1
+        self.events.append(Event(self.seq, kind, self.step, self.status, data))
+
+    def post(self, notice: Notice, kind: str = "info", approval: UUID | None = None) -> None:
+        """Leave a message for the staff chat."""
+        self.posts.append(Post(notice, kind, approval))
+
+    def rest(self, status: str, *, delay: float | None = None, until: datetime | None = None) -> None:
+        """Stop running: the row is let go with this status and this hour."""
+        self.status, self.wake_in, self.wake_until = status, delay, until
+
+    def enter(self, step: str) -> None:
+        """Begin at `step`."""
+        visits = self.progress.setdefault("visits", {})
+        visits[step] = visits.get(step, 0) + 1
+        self.step, self.visit, self.retries = step, visits[step], 0
+        self.clear_attempt()
+        for name in ("cursor", "page", "versions", "since", "kept_wait", "holds", "sent", "paced", "more"):
+            self.progress.pop(name, None)
+
+    def become(self, other: "Turn") -> None:
+        """Take over everything from a fresh copy of the same row."""
+        for column in fields(self):
+            setattr(self, column.name, getattr(other, column.name))
+
+    def clear_attempt(self) -> None:
+        """Forget that the step was started: its outcome is known."""
+        self.started, self.request = False, None
+
+    def recorded(self) -> None:
+        """An outcome was recorded: the worker did not die of this task."""
+        self.crashes = 1  # the claim that is held now
+
+
+# -- signals ------------------------------------------------------------------------------------
+
+
+def take_mail(turn: Turn, facts: Facts) -> None:
+    """Apply every signal in the mailbox, oldest first, and then the hour that woke the row."""
+    due = turn.state == "waiting" and not turn.mailbox
+    for entry in turn.mailbox[turn.taken :]:
+        turn.taken += 1
+        if not turn.over:
+            _SIGNALS.get(entry.get("kind", ""), _ignored)(turn, entry, facts)
+    if turn.status == "running" and turn.state != "ready":
+        _look_at_hour(turn, facts, due)
+
+
+def _look_at_hour(turn: Turn, facts: Facts, due: bool) -> None:
+    """A row that still rests goes back to rest, or its wait is over."""
+    if turn.state != "waiting":
+        turn.rest({"parked": "paused"}.get(turn.state, turn.state))
+        return
+    wait = turn.progress.get("wait", {})
+    if turn.waiting_for == "children" and not facts.open_children:
+        _children_done(turn, facts)
+    elif turn.waiting_for.startswith("approval:"):
+        _approval_hour(turn, wait)
+    elif turn.waiting_for.startswith("provider:") and _hour_has_come(turn, wait.get("until")):
+        _wake(turn, "woke")
+    elif turn.waiting_for in ("time", "event") and _hour_has_come(turn, wait.get("until")):
+        _wait_over(turn, None)
+    else:
+        _rest_again(turn)
+
+
+def _hour_has_come(turn: Turn, until: str | None) -> bool:
+    return bool(until) and datetime.fromisoformat(str(until)) <= turn.now
+
+
+def _rest_again(turn: Turn) -> None:
+    """Go back to the wait that the row came from."""
+    wait = turn.progress.get("wait", {})
+    plan = wait.get("plan") or []
+    until = plan[0][0] if plan else wait.get("until")
+    turn.rest("waiting", until=datetime.fromisoformat(until) if until else None)
+
+
+def _wake(turn: Turn, kind: str, **data: Any) -> None:
+    turn.waiting_for, turn.reason = "", ""
+    turn.progress.pop("rest", None)
+    turn.progress.pop("wait", None)
+    turn.status = "running"
+    turn.note(kind, **data)
+
+
+def _pause(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
+    if turn.state not in ("ready", "waiting"):
+        _ignored(turn, entry, facts)
+        return
+    turn.progress["rest"] = "paused"
+    turn.reason = "paused"
+    turn.rest("paused")
+    turn.note("paused", **_by(entry))
+
+
+def _resume(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
+    if turn.state == "parked":
+        _retry(turn, entry, facts)
+    elif turn.state == "paused":
+        turn.progress.pop("rest")
+        turn.reason, turn.status = "", "running"
+        turn.note("resumed", **_by(entry))
+        for kept in turn.progress.pop("kept", []):
+            _SIGNALS[kept["kind"]](turn, kept, facts)
+    else:
+        _ignored(turn, entry, facts)
+
+
+def _cancel(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
+    end(turn, "cancelled", "cancelled", "cancelled", **_by(entry))
+
+
+def _retry(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
+    held = turn.state == "waiting" and turn.waiting_for.startswith("provider:")
+    if turn.state not in ("failed", "parked") and not held or turn.reason == UNKNOWN:
+        _ignored(turn, entry, facts)
+        return
+    if turn.progress.get("scrubbed"):
+        turn.note("ignored", kind="retry", why="values_gone")
+        turn.rest("failed")
+        return
+    turn.retries, turn.result = 0, ""
+    if not held:
+        turn.clear_attempt()
+    _wake(turn, "retried", **_by(entry))
+
+
+def _answer(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
+    answer = facts.answers.get(str(entry.get("approval")))
+    if turn.state == "paused" and turn.progress.get("rest") == "paused":
+        turn.progress.setdefault("kept", []).append(dict(entry))
+        turn.note("ignored", kind="answer", why="paused")
+        turn.rest("paused")
+    elif answer is None or turn.waiting_for != f"approval:{answer.approval}":
+        _ignored(turn, entry, facts)
+    elif turn.reason == UNKNOWN:
+        _unknown_answered(turn, answer)
+    else:
+        _answered(turn, answer)
+
+
+def _answered(turn: Turn, answer: Answer) -> None:
+    _wake(turn, "answered", approval=answer.approval, choice=answer.choice, by=answer.by)
+    turn.put(turn.step, {"choice": answer.choice, **answer.final}, frozenset({"choice"}))
+    turn.recorded()
+    if answer.outcome == "decline":
+        end(turn, "completed", "completed", "declined")
+    elif answer.outcome in ("approve", "edit", "next"):
+        go_on(turn, turn.definition.on_success)
+    else:
+        go_on(turn, answer.outcome)
+
+
+def _unknown_answered(turn: Turn, answer: Answer) -> None:
+    result = "sent" if answer.choice == "was_sent" else ""
+    _wake(turn, "answered", approval=answer.approval, choice=answer.choice, by=answer.by)
+    turn.recorded()
+    turn.clear_attempt()
+    if answer.outcome == "again":
+        turn.retries = 0
+    else:
+        turn.result = result or turn.result
+        turn.put(turn.step, {"choice": answer.choice}, frozenset({"choice"}))
+        go_on(turn, turn.definition.on_success)
+
+
+def _event(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
+    wanted = turn.progress.get("wait", {}).get("event")
+    if turn.state == "waiting" and turn.waiting_for == "event" and wanted == entry.get("name"):
+        _wait_over(turn, wanted)
+        return
+    kept = turn.progress.setdefault("events", [])
+    if entry.get("name") not in kept:
+        kept.append(entry.get("name"))
+
+
+def _wait_over(turn: Turn, event: str | None) -> None:
+    wanted = bool(turn.progress.get("wait", {}).get("event"))
+    _wake(turn, "woke", **({"event": event} if event else {}))
+    turn.put(
+        turn.step,
+        {"event": event, "timed_out": wanted and event is None},
+        frozenset({"event", "timed_out"}),
+    )
+    turn.recorded()
+    go_on(turn, turn.definition.on_success)
+
+
+def _release(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
+    if turn.waiting_for == "listing":
+        _wake(turn, "released")
+
+
+def _children(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
+    """Children were closed; whether all are is asked when the hour is looked at."""
+
+
+def _children_done(turn: Turn, facts: Facts) -> None:
+    counts = dict(facts.children)
+    _wake(turn, "children_done", **counts)
+    turn.context["children"] = counts
+    turn.put(turn.step, counts, frozenset(counts))
+    turn.recorded()
+    go_on(turn, turn.definition.on_success)
+
+
+def _ignored(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
+    turn.note("ignored", kind=str(entry.get("kind", ""))[:20], **_by(entry))
+
+
+def _expire_data(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
+    """The values of an open run were kept as long as they may be: it fails, and they go."""
+    turn.closes = "expired" if turn.progress.get("asked") else ""
+    _wake(turn, "expired", why="values_kept_long_enough")
+    turn.progress["scrubbed"] = True
+    fail(turn, "data_expired")
+
+
+_SIGNALS: dict[str, Callable[[Turn, Mapping[str, Any], Facts], None]] = {
+    "pause": _pause,
+    "resume": _resume,
+    "cancel": _cancel,
+    "retry": _retry,
+    "answer": _answer,
+    "event": _event,
+    "release": _release,
+    "children": _children,
+    "expire": _expire_data,
+}
+SIGNALS = frozenset(_SIGNALS)
+
+
+def _by(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {"by": entry["by"]} if entry.get("by") else {}
+
+
+# -- questions -----------------------------------------------------------------------------------
+
+
+def _approval_hour(turn: Turn, wait: dict[str, Any]) -> None:
+    """Remind, escalate or expire, whatever of the plan has come due."""
+    plan = wait.get("plan") or []
+    while plan and turn.status == "running" and _hour_has_come(turn, plan[0][0]):
+        _, act = plan.pop(0)
+        _APPROVAL_ACTS[act](turn, wait)
+    if turn.status == "running" and turn.waiting_for:
+        _rest_again(turn)
+
+
+def _remind(turn: Turn, wait: dict[str, Any]) -> None:
+    turn.note("reminded", approval=wait["approval"])
+    turn.post(
+        Notice(f"{turn.sop.name}: still waiting for an answer.", dedupe=f"remind:{turn.id}:{turn.seq}"),
+        "reminder",
+        UUID(wait["approval"]),
+    )
+
+
+def _escalate_approval(turn: Turn, wait: dict[str, Any]) -> None:
+    turn.note("escalated", approval=wait["approval"])
+    notice = Notice(
+        f"{turn.sop.name}: nobody has answered. Without an answer nothing is sent.", severity="warning"
+    )
+    turn.post(notice, "escalation", UUID(wait["approval"]))
+
+
+def _expire_approval(turn: Turn, wait: dict[str, Any]) -> None:
+    then = wait.get("then", "decline")
+    turn.closes = "expired"
+    _wake(turn, "expired", approval=wait["approval"], then=then)
+    if then == "continue":
+        turn.recorded()
+        go_on(turn, turn.definition.on_success)
+    elif then == "escalate":
+        park(turn, "expired", "nobody answered in time")
+    else:
+        end(turn, "completed", "completed", "expired")
+
+
+_APPROVAL_ACTS = {"remind": _remind, "escalate": _escalate_approval, "expire": _expire_approval}
+
+
+def ask(turn: Turn, outcome: Ask, *, kind: str = "approval") -> None:
+    """Put a question and wait for its answer."""
+    approval = uuid4()
+    plan = [(after, "remind") for after in outcome.remind_after]
+    plan += [(outcome.escalate_after, "escalate")] if outcome.escalate_after else []
+    plan += [(outcome.expire_after, "expire")] if outcome.expire_after else []
+    dated = [[(turn.now + timedelta(seconds=after)).isoformat(), act] for after, act in sorted(plan)]
+    turn.progress["wait"] = {"approval": str(approval), "plan": dated, "then": outcome.then}
+    turn.waiting_for = f"approval:{approval}"
+    content = {"question": outcome.question, "draft": dict(outcome.draft)}
+    values.check(content, f"the question of step {turn.step!r}")
+    options = [{"key": o.key, "label": o.label, "outcome": o.outcome} for o in outcome.options]
+    turn.questions.append(
+        Question(
+            approval,
+            turn.step,
+            turn.visit,
+            options,
+            content,
+            outcome.channel or turn.sop.channel,
+            outcome.expire_after,
+        )
+    )
+    turn.progress["asked"] = True
+    _rest_again(turn)
+    turn.note("asked", approval=str(approval))
+    batch = f"ask:{turn.parent or turn.id}:{turn.step}:{turn.visit}"
+    turn.post(
+        Notice(f"{turn.sop.name}: an answer is needed.", channel=outcome.channel, dedupe=batch), kind, approval
+    )
+
+
+def answer_came_late(turn: Turn) -> None:
+    """The answer that a person was asked about has come after all, and nobody has decided yet."""
+    turn.closes = "void"
+    _wake(turn, "late")
+
+
+# -- outcomes ------------------------------------------------------------------------------------
+
+
+def go_on(turn: Turn, target: str) -> None:
+    """Leave the step for `target`: next, complete, or a step key."""
+    following = turn.sop.after(turn.step) if target in ("", "next") else target
+    if following is None or following == "complete":
+        end(turn, "completed", "completed", turn.result or "done")
+        return
+    turn.enter(following)
+
+
+def _check_target(turn: Turn, target: str) -> None:
+    if target not in ("", "next", "complete") and target not in turn.sop:
+        raise DataError(f"step {turn.step!r} goes to {target!r}, and there is no such step", code="no_step")
+
+
+def end(turn: Turn, status: str, kind: str, result: str, **data: Any) -> None:
+    """The run is over."""
+    if turn.waiting_for.startswith("approval:"):
+        turn.closes = "void"
+    turn.result, turn.waiting_for, turn.reason = result, "", ""
+    for name in ("wait", "rest", "kept", "events"):
+        turn.progress.pop(name, None)
+    turn.rest(status)
+    turn.note(kind, result=result, **data)
+
+
+def take_outcome(turn: Turn, handler: Handler, outcome: object, ms: int | None = None) -> None:
+    """Apply what the handler answered, or raise DataError when it is not an outcome."""
+    if type(outcome) not in _OUTCOMES:
+        raise DataError(f"handler {handler.name!r} returned {type(outcome).__name__}, which is no outcome")
+    timing = {} if ms is None else {"ms": ms}
+    _OUTCOMES[type(outcome)](turn, handler, outcome, timing)
+    for notice in outcome.notify:  # type: ignore[attr-defined]
+        turn.post(notice, "escalation" if notice.severity in ("error", "critical") else "info")
+    turn.recorded()
+
+
+def _done(turn: Turn, handler: Handler, outcome: Done, timing: dict[str, int]) -> None:
+    turn.put(turn.step, outcome.values, handler.open_fields)
+    turn.result = outcome.result or turn.result
+    turn.clear_attempt()
+    turn.note("step_done", **timing, **({"result": outcome.result} if outcome.result else {}))
+    go_on(turn, turn.definition.on_success)
+
+
+def _wait(turn: Turn, handler: Handler, outcome: Wait, timing: dict[str, int]) -> None:
+    until = outcome.until or (turn.now + outcome.delay if outcome.delay is not None else None)
+    turn.progress["wait"] = {"until": until.isoformat() if until else None, "event": outcome.event}
+    turn.waiting_for = "event" if outcome.event else "time"
+    turn.clear_attempt()
+    turn.rest("waiting", until=until)
+    turn.note("waiting", **({"event": outcome.event} if outcome.event else {}), until=until and until.isoformat())
+    early = turn.progress.get("events", [])
+    if outcome.event and outcome.event in early:
+        early.remove(outcome.event)
+        turn.status = "running"
+        _wait_over(turn, outcome.event)
+
+
+def _ask(turn: Turn, handler: Handler, outcome: Ask, timing: dict[str, int]) -> None:
+    turn.clear_attempt()
+    ask(turn, outcome)
+
+
+def _branch(turn: Turn, handler: Handler, outcome: Branch, timing: dict[str, int]) -> None:
+    _check_target(turn, outcome.to)
+    turn.put(turn.step, outcome.values, handler.open_fields)
+    turn.result = outcome.result or turn.result
+    turn.clear_attempt()
+    turn.note("branched", to=outcome.to, **({"result": outcome.result} if outcome.result else {}))
+    go_on(turn, outcome.to)
+
+
+def _start(turn: Turn, handler: Handler, outcome: Start, timing: dict[str, int]) -> None:
+    turn.children.extend(outcome.children)
+    turn.clear_attempt()
+    turn.note("children_started", count=len(outcome.children))
+    turn.progress["listed"] = True
+    if outcome.wait:
+        turn.progress["wait"] = {}
+        turn.waiting_for = "children"
+        turn.rest("waiting")
+    else:
+        turn.put(turn.step, {"total": len(outcome.children)}, frozenset({"total"}))
+        go_on(turn, turn.definition.on_success)
+
+
+def _continue(turn: Turn, handler: Handler, outcome: Continue, timing: dict[str, int]) -> None:
+    turn.children.extend(outcome.children)
+    turn.clear_attempt()
+    turn.retries = 0
+    turn.progress["cursor"] = outcome.cursor
+    turn.progress["page"] = turn.progress.get("page", 0) + 1
+    turn.progress["more"] = True
+    turn.note("continued", page=turn.progress["page"], count=len(outcome.children))
+
+
+_OUTCOMES: dict[type, Callable[[Turn, Handler, Any, dict[str, int]], None]] = {
+    Done: _done,
+    Wait: _wait,
+    Ask: _ask,
+    Branch: _branch,
+    Start: _start,
+    Continue: _continue,
+}
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How the engine answers errors: seconds before each retry, and a number in [0, 1) for jitter."""
+
+    retry_waits: Sequence[float] = (2.0, 4.0, 8.0)
+    jitter: float = 0.0
+
+
+def take_error(turn: Turn, handler: Handler, effect: Effect, error: StepError, rules: Rules) -> None:
+    """Apply what went wrong: wait and try again, hold, look first, ask a person, or follow on_failure."""
+    turn.recorded()
+    if isinstance(error, RateLimited):
+        _hold(turn, handler, error, error.retry_after or FIRST_HOLD)
+    elif isinstance(error, Transient):
+        _transient(turn, handler, effect, error, rules)
+    else:
+        turn.clear_attempt()
+        turn.note("step_failed", code=error.reason)
+        follow(turn, handler, error)
+
+
+def _transient(turn: Turn, handler: Handler, effect: Effect, error: StepError, rules: Rules) -> None:
+    unknown = error.sent == "maybe" and turn.started
+    if unknown and effect is Effect.AT_MOST_ONCE:
+        put_before_person(turn, error.reason)
+        return
+    if not unknown:
+        turn.clear_attempt()
+    if turn.retries >= turn.definition.max_retries:
+        turn.note("step_failed", code=error.reason, retries=turn.retries)
+        follow(turn, handler, error)
+        return
+    waits = rules.retry_waits
+    wait = error.retry_after or waits[min(turn.retries, len(waits) - 1)] * (1 + rules.jitter / 4)
+    turn.retries += 1
+    turn.rest("ready", delay=wait)
+    turn.note("retry_later", code=error.reason, wait=round(wait, 3), retry=turn.retries)
+
+
+def _hold(turn: Turn, handler: Handler, error: StepError, seconds: float) -> None:
+    """Wait for the other side; costs no retry."""
+    until = turn.now + timedelta(seconds=seconds)
+    turn.waiting_for = f"provider:{_other_side(handler)}"
+    turn.progress["wait"] = {"until": until.isoformat()}
+    turn.reason = error.reason
+    turn.rest("waiting", until=until)
+    turn.note("held", code=error.reason, wait=round(seconds, 3))
+
+
+def _other_side(handler: Handler) -> str:
+    return "crm" if handler.crm else handler.name.split(".")[0]
+
+
+def follow(turn: Turn, handler: Handler, error: StepError) -> None:
+    """Do what the step says of its failure; without a word, hold for the CRM and park otherwise."""
+    told = turn.definition.on_failure
+    if not told:
+        away = handler.crm and isinstance(error, Transient)
+        told = "hold" if away else "escalate"
+    if told == "hold" and not isinstance(error, AuthError | DataError):
+        holds = turn.progress.get("holds", 0)
+        turn.progress["holds"] = holds + 1
+        turn.retries = 0
+        _hold(turn, handler, error, min(FIRST_HOLD * 2**holds, LONGEST_HOLD))
+        side = _other_side(handler)
+        notice = Notice(
+            f"{side} does not answer; runs that need it wait, and go on by themselves.",
+            severity="error",
+            dedupe=f"held:{side}:{turn.now:%Y-%m-%dT%H}",
+        )
+        turn.post(notice, "escalation")
+    elif told in ("escalate", "hold"):
+        park(turn, error.reason, error.message)
+    elif told == "fail":
+        fail(turn, error.reason)
+    else:
+        turn.enter(told)
+
+
+def park(turn: Turn, code: str, why: str) -> None:
+    """Stop with a reason and one message; a person decides."""
+    turn.progress["rest"] = "parked"
+    turn.waiting_for, turn.reason = "", code
+    turn.rest("paused")
+    turn.note("parked", code=code)
+    text = f"{turn.sop.name} stopped at “{turn.definition.name or turn.step}”: {why}"
+    turn.post(Notice(text, severity="error", dedupe=f"park:{turn.id}:{turn.seq}"), "escalation")
+
+
+def put_before_person(turn: Turn, code: str) -> None:
+    """What cannot be known and must not be repeated is for a person to decide."""
+    turn.progress["rest"] = "parked"
+    turn.note("unknown", code=code)
+    question = "This may have been sent: the answer to it was lost. Was it?"
+    ask(turn, Ask(question, UNKNOWN_OPTIONS, channel=turn.sop.channel), kind="escalation")
+    turn.reason = UNKNOWN
+    turn.rest("paused")
+    turn.note("parked", code=UNKNOWN)
+
+
+def fail(turn: Turn, code: str) -> None:
+    """The run ends here, for now; a retry begins at this step."""
+    turn.progress["rest"] = "failed"
+    turn.waiting_for, turn.reason = "", code
+    turn.result = turn.result or "failed"
+    turn.rest("failed")
+    turn.note("failed", code=code)
+
+
+def quarantine(turn: Turn) -> None:
+    """Three workers died with this task: it is kept away from the others."""
+    turn.clear_attempt()
+    turn.recorded()
+    turn.note("quarantined", crashes=MOST_CRASHES)
+    fail(turn, "quarantined")
+    notice = Notice(
+        f"{turn.sop.name}: three workers stopped while they did “{turn.step}”. The run is set aside.",
+        severity="critical",
+        dedupe=f"quarantine:{turn.id}:{turn.seq}",
+    )
+    turn.post(notice, "escalation")
