@@ -31,6 +31,8 @@ from tasks.transition import Answer, Facts, Rules, Turn
 
 log = logging.getLogger(__name__)
 MARKED = frozenset({Effect.VERIFY_FIRST, Effect.AT_MOST_ONCE})
+MOST_DEATHS = 20  # of workers, without one step done in between
+BRAKE_SECONDS = 60.0
 FAIR_EVERY = 4  # each fourth claim goes by age alone, so that no priority starves
 
 
@@ -99,6 +101,8 @@ class Drain:
 
     def run(self) -> DrainReport:
         """Work until nothing is due or the slice is over; give back what was not begun."""
+        if journal.braked():
+            return DrainReport(0, 0, False, 0)
         try:
             while True:
                 self._collect()
@@ -110,7 +114,7 @@ class Drain:
                         self._give_back()
                     elif not self.alone:
                         self._claim()
-                elif self._over() or not self._claim():
+                elif self._over() or not (self._claim() or self._tell_families()):
                     break
         finally:
             self.crew.dismiss()
@@ -127,6 +131,7 @@ class Drain:
         if not self.held:
             rows = journal.claim_suspect(self.owner, self.lease)
             self.alone = rows[0]["id"] if rows else None
+            self._mind_deaths(rows)
         if not rows:
             self.claims += 1
             fair = self.claims % FAIR_EVERY == 0
@@ -139,6 +144,12 @@ class Drain:
         for turn in turns:
             self._wake(turn, facts)
         return bool(rows)
+
+    def _mind_deaths(self, rows: list[journal.Row]) -> None:
+        """When workers die again and again and no step is done, it is the host, not the task."""
+        if rows and journal.note_death(MOST_DEATHS, BRAKE_SECONDS):
+            text = "Workers stop again and again and no step gets done. The engine rests for a minute."
+            outbox.post(text, severity="critical", kind="escalation", dedupe=f"brake:{rows[0]['now']:%Y-%m-%dT%H}")
 
     def _wake(self, turn: Turn, facts: "Known") -> None:
         if turn.crashes > transition.MOST_CRASHES:
@@ -382,12 +393,16 @@ class Drain:
         turn.note("handed_back", why="stopping")
         self.to_settle.append(turn)
 
+    def _tell_families(self) -> bool:
+        """Release the children of finished listings, wake parents that wait for none; was there one?"""
+        listed, parents = self.listed, self.parents
+        self.listed, self.parents = set(), set()
+        told = sum(journal.release_children(parent) for parent in listed)
+        return bool(told + (journal.wake_parents(parents) if parents else 0))
+
     def _close(self) -> DrainReport:
-        """Tell parents and children, post what staff should read, and ask for more hands if work is left."""
-        for parent in self.listed:
-            journal.release_children(parent)
-        if self.parents:
-            journal.wake_parents(self.parents)
+        """Post what staff should read, and ask for more hands if work is left."""
+        self._tell_families()
         outbox.pump()
         more = journal.due_count(1) > 0
         if more:

@@ -33,7 +33,6 @@ from tasks.transition import ENDED, FAILED_KEEPS, OPEN_KEEPS, Answer, Event, Tur
 T = TypeVar("T")
 Row = dict[str, Any]
 Refused = (IntegrityError, DatabaseDataError)
-SETTLE_TRIES = 5
 
 _ROW = (
     "id version_id parent_id step visit retries crashes seq waiting_for started_at mailbox result reason "
@@ -82,9 +81,8 @@ def _time(value: datetime | None) -> str | None:
 
 
 def _when(value: Any) -> datetime:
-    if isinstance(value, datetime):
-        return value
-    return datetime.fromisoformat(value).replace(tzinfo=UTC)
+    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _document(rows: Iterable[Row]) -> str:
@@ -122,17 +120,19 @@ def database_now() -> datetime:
     return _when(_fetch(f"SELECT {_now()} AS now")[0]["now"])
 
 
-def patiently(work: Callable[[], T]) -> T:
-    """Do `work`, a whole transaction, again when the database was busy, dead-locked or away."""
-    for attempt in range(SETTLE_TRIES):
+def patiently(work: Callable[[], T], patience: float = 3.0) -> T:
+    """Do `work`, a whole transaction, again while the database is busy, dead-locked or away."""
+    ends = clock.monotonic() + patience
+    pause = 0.02
+    while True:
         try:
             return work()
         except (OperationalError, InterfaceError):
-            if attempt == SETTLE_TRIES - 1 or connection.in_atomic_block:
+            if connection.in_atomic_block or clock.monotonic() + pause > ends:
                 raise
             connection.close_if_unusable_or_obsolete()
-            time.sleep(min(0.05 * 2**attempt, 1.0) * (1 + random.random()))  # noqa: S311
-    raise AssertionError("unreachable")
+            time.sleep(pause * (1 + random.random()))  # noqa: S311
+            pause = min(2 * pause, 0.5)
 
 
 # -- claim ---------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def settle(turns: Sequence[Turn], owner: UUID, lease: float, *, starting: frozen
         with transaction.atomic():
             return _write(turns, sealed, owner, lease, starting)
 
-    written = patiently(work)
+    written = patiently(work, patience=lease)
     for turn in turns:
         if turn.id in written:
             _refresh(turn, written[turn.id], sealed[turn.id])
@@ -742,6 +742,41 @@ def beat_once(name: str, period: float) -> bool:
         name,
     )
     return bool(rows)
+
+
+def braked() -> bool:
+    """Return whether claiming is stopped because workers died without any step being done."""
+    return bool(_fetch(f"SELECT 1 FROM tasks_pulse WHERE name = 'brake' AND at > {_now()}"))  # noqa: S608
+
+
+def note_death(most: int, pause: float) -> bool:
+    """Count a worker's death; after `most` without a step done in between, stop claiming for `pause` seconds.
+
+    Returns True when this death was the one too many.
+    """
+    with transaction.atomic():
+        last = int(_fetch("SELECT coalesce(max(id), 0) AS n FROM tasks_taskevent")[0]["n"])
+        rows = _fetch("SELECT data FROM tasks_pulse WHERE name = 'deaths'")
+        known = rows[0]["data"] if rows else {}
+        known = json.loads(known) if isinstance(known, str) else known
+        since = known.get("since", last)
+        done = _fetch("SELECT 1 FROM tasks_taskevent WHERE id > %s AND kind = 'step_done' LIMIT 1", since)
+        count = 1 if done else known.get("count", 0) + 1
+        tripped = count >= most
+        _put_pulse("deaths", {"count": 0 if tripped else count, "since": last if done or tripped else since}, 0.0)
+        if tripped:
+            _put_pulse("brake", {}, pause)
+    return tripped
+
+
+def _put_pulse(name: str, data: Row, ahead: float) -> None:
+    at = _now(str(float(ahead)))
+    _execute(
+        f"INSERT INTO tasks_pulse (name, at, data) VALUES (%s, {at}, {_json('%s')}) "  # noqa: S608
+        f"ON CONFLICT (name) DO UPDATE SET at = excluded.at, data = excluded.data",
+        name,
+        json.dumps(data),
+    )
 
 
 def due_count(limit: int = 1000) -> int:

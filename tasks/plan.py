@@ -47,6 +47,12 @@ def definition_of(version: int) -> SopDef:
     return from_json(SopVersion.objects.only("definition").get(pk=version).definition)
 
 
+def forget() -> None:
+    """Forget what is cached of versions: for tests, whose databases are rolled back."""
+    definition_of.cache_clear()
+    _plan.cache_clear()
+
+
 @lru_cache(maxsize=4096)
 def _plan(version: int, step: str, handler: Handler) -> Plan:
     line = definition_of(version).step(step)

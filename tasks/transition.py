@@ -173,7 +173,7 @@ class Turn:
         """Return the step that it stands at."""
         return self.sop.step(self.step)
 
-    def note(self, kind: str, **data: Any) -> None:
+    def note(self, kind: str, /, **data: Any) -> None:
         """Note one event; the only place where `seq` rises."""
         self.seq += 1
         self.events.append(Event(self.seq, kind, self.step, self.status, data))
@@ -214,16 +214,25 @@ class Turn:
 
 def take_mail(turn: Turn, facts: Facts) -> None:
     """Apply every signal in the mailbox, oldest first, and then the hour that woke the row."""
-    due = turn.state == "waiting" and not turn.mailbox
     for entry in turn.mailbox[turn.taken :]:
         turn.taken += 1
         if not turn.over:
             _SIGNALS.get(entry.get("kind", ""), _ignored)(turn, entry, facts)
-    if turn.status == "running" and turn.state != "ready":
-        _look_at_hour(turn, facts, due)
+    if turn.running and turn.state != "ready":
+        _look_at_hour(turn, facts)
+    if not turn.running:
+        _tell_rest(turn)
 
 
-def _look_at_hour(turn: Turn, facts: Facts, due: bool) -> None:
+def _tell_rest(turn: Turn) -> None:
+    """The last event says in which status the run was left."""
+    if turn.events:
+        turn.events[-1].status = turn.status
+    else:
+        turn.note("rested")
+
+
+def _look_at_hour(turn: Turn, facts: Facts) -> None:
     """A row that still rests goes back to rest, or its wait is over."""
     if turn.state != "waiting":
         turn.rest({"parked": "paused"}.get(turn.state, turn.state))
@@ -235,6 +244,9 @@ def _look_at_hour(turn: Turn, facts: Facts, due: bool) -> None:
         _approval_hour(turn, wait)
     elif turn.waiting_for.startswith("provider:") and _hour_has_come(turn, wait.get("until")):
         _wake(turn, "woke")
+    elif turn.waiting_for == "event" and wait.get("event") in turn.progress.get("events", ()):
+        turn.progress["events"].remove(wait["event"])
+        _wait_over(turn, wait["event"])
     elif turn.waiting_for in ("time", "event") and _hour_has_come(turn, wait.get("until")):
         _wait_over(turn, None)
     else:
@@ -294,7 +306,7 @@ def _retry(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
         _ignored(turn, entry, facts)
         return
     if turn.progress.get("scrubbed"):
-        turn.note("ignored", kind="retry", why="values_gone")
+        turn.note("ignored", signal="retry", why="values_gone")
         turn.rest("failed")
         return
     turn.retries, turn.result = 0, ""
@@ -307,7 +319,7 @@ def _answer(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
     answer = facts.answers.get(str(entry.get("approval")))
     if turn.state == "paused" and turn.progress.get("rest") == "paused":
         turn.progress.setdefault("kept", []).append(dict(entry))
-        turn.note("ignored", kind="answer", why="paused")
+        turn.note("ignored", signal="answer", why="paused")
         turn.rest("paused")
     elif answer is None or turn.waiting_for != f"approval:{answer.approval}":
         _ignored(turn, entry, facts)
@@ -383,7 +395,7 @@ def _children_done(turn: Turn, facts: Facts) -> None:
 
 
 def _ignored(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
-    turn.note("ignored", kind=str(entry.get("kind", ""))[:20], **_by(entry))
+    turn.note("ignored", signal=str(entry.get("kind", ""))[:20], **_by(entry))
 
 
 def _expire_data(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:

@@ -1,0 +1,21 @@
+"""What the engine's tests share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tasks import plan
+from tests.tasks.runs import Probe, probe_handlers
+
+
+@pytest.fixture
+def probe() -> Iterator[Probe]:
+    """A handler of each effect class that does what the test tells it."""
+    yield from probe_handlers()
+
+
+@pytest.fixture(autouse=True)
+def _new_versions() -> None:
+    """A version never changes, so it is cached; a test that is rolled back gives its number to another."""
+    plan.definition_of.cache_clear()
+    plan._plan.cache_clear()
