@@ -160,7 +160,7 @@ class Drain:
 
     def _advance(self, turn: Turn) -> None:
         """Run the steps that need nobody, up to one that must be handed over, or to a rest."""
-        while turn.running:
+        while turn.running and not turn.children:  # children are written before anything goes on
             try:
                 call = self._call(turn)
             except UnknownName as error:
@@ -181,8 +181,6 @@ class Drain:
                 self.waiting.append(Ready(turn, call))
                 return
             self._apply(Ready(turn, call), run_handler(turn, call, StepDeadline(settings.ENGINE_DEADLINE)))
-            if turn.children:
-                break
         self.to_settle.append(turn)
 
     def _call(self, turn: Turn) -> plan.Call:

@@ -191,6 +191,8 @@ class Turn:
         visits = self.progress.setdefault("visits", {})
         visits[step] = visits.get(step, 0) + 1
         self.step, self.visit, self.retries = step, visits[step], 0
+        if self.events:
+            self.events[-1].data["to"] = step
         self.clear_attempt()
         for name in ("cursor", "page", "versions", "since", "kept_wait", "holds", "sent", "paced", "more"):
             self.progress.pop(name, None)
@@ -243,7 +245,7 @@ def _look_at_hour(turn: Turn, facts: Facts) -> None:
     elif turn.waiting_for.startswith("approval:"):
         _approval_hour(turn, wait)
     elif turn.waiting_for.startswith("provider:") and _hour_has_come(turn, wait.get("until")):
-        _wake(turn, "woke")
+        _wake(turn, "freed")
     elif turn.waiting_for == "event" and wait.get("event") in turn.progress.get("events", ()):
         turn.progress["events"].remove(wait["event"])
         _wait_over(turn, wait["event"])
@@ -456,6 +458,7 @@ def _escalate_approval(turn: Turn, wait: dict[str, Any]) -> None:
 
 def _expire_approval(turn: Turn, wait: dict[str, Any]) -> None:
     then = wait.get("then", "decline")
+    turn.recorded()
     turn.closes = "expired"
     _wake(turn, "expired", approval=wait["approval"], then=then)
     if then == "continue":
@@ -529,6 +532,7 @@ def end(turn: Turn, status: str, kind: str, result: str, **data: Any) -> None:
     """The run is over."""
     if turn.waiting_for.startswith("approval:"):
         turn.closes = "void"
+    turn.recorded()
     turn.result, turn.waiting_for, turn.reason = result, "", ""
     for name in ("wait", "rest", "kept", "events"):
         turn.progress.pop(name, None)
@@ -666,7 +670,7 @@ def _hold(turn: Turn, handler: Handler, error: StepError, seconds: float) -> Non
     turn.progress["wait"] = {"until": until.isoformat()}
     turn.reason = error.reason
     turn.rest("waiting", until=until)
-    turn.note("held", code=error.reason, wait=round(seconds, 3))
+    turn.note("held", code=error.reason, wait=round(seconds, 3), retry=turn.retries)
 
 
 def _other_side(handler: Handler) -> str:
@@ -701,6 +705,7 @@ def follow(turn: Turn, handler: Handler, error: StepError) -> None:
 
 def park(turn: Turn, code: str, why: str) -> None:
     """Stop with a reason and one message; a person decides."""
+    turn.recorded()
     turn.progress["rest"] = "parked"
     turn.waiting_for, turn.reason = "", code
     turn.rest("paused")
@@ -711,6 +716,7 @@ def park(turn: Turn, code: str, why: str) -> None:
 
 def put_before_person(turn: Turn, code: str) -> None:
     """What cannot be known and must not be repeated is for a person to decide."""
+    turn.recorded()
     turn.progress["rest"] = "parked"
     turn.note("unknown", code=code)
     question = "This may have been sent: the answer to it was lost. Was it?"
@@ -722,6 +728,7 @@ def put_before_person(turn: Turn, code: str) -> None:
 
 def fail(turn: Turn, code: str) -> None:
     """The run ends here, for now; a retry begins at this step."""
+    turn.recorded()
     turn.progress["rest"] = "failed"
     turn.waiting_for, turn.reason = "", code
     turn.result = turn.result or "failed"
