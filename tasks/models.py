@@ -9,6 +9,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
+from credentials.vault import register_sealed
+
 
 class Sop(models.Model):
     """A procedure of the firm: the draft that staff edit, and the version that runs."""
@@ -329,3 +331,8 @@ class SpentKey(models.Model):
 
     key = models.CharField(max_length=80, primary_key=True)
     spent_at = models.DateTimeField()
+
+
+register_sealed("tasks.Task", "sealed", "request")
+register_sealed("tasks.Approval", "sealed")
+register_sealed("tasks.Notification", "sealed")

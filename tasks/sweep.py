@@ -10,6 +10,7 @@ from uuid import UUID
 from celery import shared_task
 from django.conf import settings
 
+from sopengine import inbox
 from tasks import engine, journal, outbox, shutdown, triggers, wakeups
 
 MOST_WAKEUPS = 4
@@ -34,6 +35,7 @@ def sweep(*, force: bool = False) -> SweepReport:
     take_old_values()
     posted = outbox.pump()
     outbox.scrub_old()
+    inbox.scrub()
     due = journal.due_count()
     if due:
         wakeups.wake(min(MOST_WAKEUPS, 1 + due // settings.ENGINE_BATCH))
@@ -68,8 +70,9 @@ def _uuid(value: UUID | str) -> UUID:
 @shared_task(name=wakeups.DRAIN, ignore_result=True)
 def run_drain() -> None:
     """A wake-up came: drain, and let a process with stuck threads be replaced."""
-    report = engine.drain(stop=shutdown.asked)
-    sweep()
+    with shutdown.postponed():
+        report = engine.drain(stop=shutdown.asked)
+        sweep()
     if report.abandoned:
         raise SystemExit(0)
 

@@ -1,0 +1,98 @@
+"""Where the rest of the project gets a secret: the newest credential in force, else the environment."""
+
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Q
+
+from credentials.models import Credential
+from credentials.threads import own_connection
+from credentials.vault import VaultError, unseal
+from sopengine import clock
+from sopengine.errors import AuthError
+
+Kind = Credential.Kind
+_KEPT = 1.0  # seconds a secret is used without looking at its row again
+_IN_FORCE = (Credential.Status.ACTIVE, Credential.Status.EXPIRING)
+_kept: dict[tuple[str, str], tuple[float, str | None]] = {}
+
+# The setting that stands in where no credential is stored.
+ENVIRONMENT = {
+    ("crm", Kind.API_KEY.value): "CRM_API_KEY",
+    ("slack", Kind.API_KEY.value): "SLACK_BOT_TOKEN",
+    ("slack", Kind.WEBHOOK_SECRET.value): "SLACK_SIGNING_SECRET",
+}
+
+
+def secret_for(service: str, kind: str = Kind.API_KEY) -> str | None:
+    """Return the service's secret: the newest credential in force, else its setting, else None.
+
+    A handler's thread may call it: a connection it opened there is closed. A stored secret that
+    cannot be opened is an AuthError that says why; the environment does not stand in for it.
+    """
+    name = (service, str(kind))
+    if connection.in_atomic_block:
+        return _read(*name)
+    read_at, secret = _kept.get(name, (0.0, None))
+    now = clock.monotonic()
+    if name not in _kept or now - read_at >= _KEPT:
+        with own_connection():
+            secret = _read(*name)
+        _kept[name] = (now, secret)
+    return secret
+
+
+def forget(**_signal: Any) -> None:
+    """Read every secret again at its next use; called whenever a credential is saved or deleted."""
+    _kept.clear()
+
+
+def credential_for(service: str, kind: str = Kind.API_KEY) -> Credential | None:
+    """Return the newest credential in force."""
+    unexpired = Q(expires_at__isnull=True) | Q(expires_at__gt=clock.now())
+    rows = Credential.objects.filter(unexpired, service=service, kind=kind, status__in=_IN_FORCE)
+    return rows.order_by("-created_at").first()
+
+
+def secret_of(credential: Credential) -> str:
+    """Return the secret of this row; VaultError says why it cannot be opened."""
+    value = unseal(credential.secret, table=Credential._meta.db_table, row=str(credential.pk), field="secret")
+    return str(value)
+
+
+def from_environment(service: str, kind: str = Kind.API_KEY) -> str | None:
+    """Return the secret that a setting holds for the service."""
+    return getattr(settings, ENVIRONMENT.get((service, str(kind)), ""), "") or None
+
+
+def put(credential: Credential) -> None:
+    """Store a credential that has its secret; older ones of its service and kind are revoked.
+
+    So that revoking the newest never brings an older one back.
+    """
+    older = Credential.objects.filter(
+        service=credential.service, kind=credential.kind, status__in=_IN_FORCE
+    ).exclude(pk=credential.pk)
+    with transaction.atomic():
+        older.update(status=Credential.Status.REVOKED, changed_at=clock.now())
+        credential.save()
+
+
+def revoke(credential: Credential) -> None:
+    """Take the credential out of use; its row stays."""
+    credential.status = Credential.Status.REVOKED
+    credential.changed_at = clock.now()
+    credential.save(update_fields=["status", "changed_at"])
+
+
+def _read(service: str, kind: str) -> str | None:
+    credential = credential_for(service, kind)
+    if credential is None:
+        return from_environment(service, kind)
+    try:
+        return secret_of(credential)
+    except VaultError as error:
+        raise AuthError(
+            f"The stored credential {credential} cannot be opened: {error}", code="credential_unreadable"
+        ) from None

@@ -1,0 +1,26 @@
+"""What the tests of secrets share."""
+
+import base64
+from collections.abc import Iterator
+
+import pytest
+from pytest_django import Settings
+
+from credentials import store, vault
+
+
+def entry(kid: str, byte: int) -> str:
+    """Return a VAULT_KEYS entry whose key is 32 times the same byte."""
+    return f"{kid}:{base64.b64encode(bytes([byte]) * 32).decode()}"
+
+
+@pytest.fixture(autouse=True)
+def ring(settings: Settings) -> Iterator[Settings]:
+    """Run each test with one key, `k1`, and with nothing kept from the test before."""
+    settings.VAULT_KEYS = [entry("k1", 1)]
+    settings.CRM_API_KEY = ""
+    vault.forget_hash_key()
+    store.forget()
+    yield settings
+    vault.forget_hash_key()
+    store.forget()
