@@ -2,16 +2,21 @@
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
 
 from tasks import inbox_views, pages, sop_views, views
 from tasks.admin_skin import AdminPasswordChangeForm, ModelAdmin, UserChangeForm, UserCreationForm
 from tasks.models import Approval, Notification, ScheduledRun, Sop, SopVersion, Task, TaskEvent
+from tasks.overview import STATES
+from tasks.templatetags.staff_pages import badge, when
+from tasks.timeline import Names, line_of
 
 View = Callable[..., HttpResponse]
 
@@ -32,15 +37,14 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc,unused-ignore]
 
 
 class PagesAdmin(ReadOnlyAdmin):
-    """A model whose list and change page are our own; `also_seen_by` may see it besides its viewers."""
+    """A model whose pages are our own; who has one of `also_seen_by` may see it besides its viewers."""
 
     list_page: View
-    change_page: View
     also_seen_by: tuple[str, ...] = ()
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         allowed = super().has_view_permission(request, obj)
-        return bool(allowed) or any(map(pages.staff(request).has_perm, self.also_seen_by))
+        return bool(allowed) or any(map(request.user.has_perm, self.also_seen_by))
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return self.has_view_permission(request)
@@ -50,7 +54,8 @@ class PagesAdmin(ReadOnlyAdmin):
 
     def at(self, route: str, view: View, name: str) -> URLPattern:
         """Return the address of one of our pages, for staff only."""
-        return path(route, self.admin_site.admin_view(view), name=f"tasks_{name}")
+        served: URLPattern = path(route, self.admin_site.admin_view(view), name=f"tasks_{name}")
+        return served
 
 
 @admin.register(Sop)
@@ -61,10 +66,10 @@ class SopAdmin(PagesAdmin):
     also_seen_by = sop_views.MAY_SEE
 
     def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
-        return pages.staff(request).has_perm("tasks.add_sop")
+        return request.user.has_perm("tasks.add_sop")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return pages.staff(request).has_perm(pages.MAY_CHANGE_SOP)
+        return request.user.has_perm(pages.MAY_CHANGE_SOP)
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         return sop_views.sop_add(request)
@@ -127,40 +132,82 @@ class ApprovalAdmin(PagesAdmin):
 class SopVersionAdmin(ReadOnlyAdmin):
     """Published versions."""
 
-    list_display = ("sop", "number", "published_at", "published_by")
+    list_display = ("sop", "number", "published", "published_by")
     list_filter = ("sop",)
     list_select_related = ("sop", "published_by")
+
+    @admin.display(ordering="published_at")
+    def published(self, version: SopVersion) -> str:
+        return when(version.published_at)
 
 
 @admin.register(ScheduledRun)
 class ScheduledRunAdmin(ReadOnlyAdmin):
     """What came due, and what became of it."""
 
-    list_display = ("sop", "slot", "outcome")
+    list_display = ("sop", "due", "outcome", "run")
     list_filter = ("outcome", "sop")
     list_select_related = ("sop",)
     exclude = ("task",)
+
+    @admin.display(ordering="slot")
+    def due(self, row: ScheduledRun) -> str:
+        return when(row.slot)
+
+    def run(self, row: ScheduledRun) -> str:
+        return _run_link(row.task_id)
 
 
 @admin.register(Notification)
 class NotificationAdmin(ReadOnlyAdmin):
     """Messages to staff; their text is sealed and shown nowhere."""
 
-    list_display = ("created_at", "kind", "severity", "channel", "state", "attempts", "reason")
+    list_display = ("written", "kind", "channel", "state_in_words", "reason", "run")
     list_filter = ("state", "kind", "severity")
     ordering = ("-created_at",)
     exclude = ("sealed", "task", "approval", "dedupe")
+
+    @admin.display(ordering="created_at")
+    def written(self, notice: Notification) -> str:
+        return when(notice.created_at)
+
+    @admin.display(description="state", ordering="state")
+    def state_in_words(self, notice: Notification) -> str:
+        return badge(STATES[notice.state])
+
+    def run(self, notice: Notification) -> str:
+        return _run_link(notice.task_id)
 
 
 @admin.register(TaskEvent)
 class TaskEventAdmin(ReadOnlyAdmin):
     """What happened, as it is kept."""
 
-    list_display = ("at", "kind", "step", "status", "task_id", "data")
+    list_display = ("happened", "told", "run")
     list_filter = ("kind",)
     ordering = ("-at",)
     show_full_result_count = False
     exclude = ("task",)
+
+    @admin.display(ordering="at")
+    def happened(self, event: TaskEvent) -> str:
+        return when(event.at)
+
+    @admin.display(description="what", ordering="kind")
+    def told(self, event: TaskEvent) -> str:
+        return line_of(event, Names()).text
+
+    def run(self, event: TaskEvent) -> str:
+        return _run_link(event.task_id)
+
+
+def _run_link(number: UUID | None) -> str:
+    """Return a link to a run, named by the beginning of its number."""
+    if number is None:
+        return ""
+    return format_html(
+        '<a href="{}">{}</a>', reverse("admin:tasks_task_change", args=[number]), str(number)[:8]
+    )
 
 
 admin.site.unregister(User)
@@ -173,5 +220,3 @@ class StaffAdmin(UserAdmin, ModelAdmin):  # type: ignore[misc,type-arg,unused-ig
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
-
-

@@ -66,7 +66,10 @@ _SIDEBAR: list[tuple[str, list[tuple[str, str, str]]]] = [
         ],
     ),
 ]
-_BADGES: dict[str, Callable[[HttpRequest], str]] = {"tasks.approval": approvals_badge, "tasks.task": runs_badge}
+_BADGES: dict[str, Callable[[HttpRequest], str]] = {
+    "tasks.approval": approvals_badge,
+    "tasks.task": runs_badge,
+}
 
 
 def _item(request: HttpRequest, title: str, icon: str, target: str) -> dict[str, Any] | None:

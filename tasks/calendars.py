@@ -15,7 +15,9 @@ from zoneinfo import ZoneInfo
 from croniter import croniter
 
 _FIELD = re.compile(r"[0-9A-Za-z*,/#-]+")
-_NAMES = re.compile(r"(?:JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC|SUN|MON|TUE|WED|THU|FRI|SAT|L)", re.I)
+_NAMES = re.compile(
+    r"(?:JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC|SUN|MON|TUE|WED|THU|FRI|SAT|L)", re.I
+)
 _MONTH_DAY = re.compile(r"(\d{2})-(\d{2})")
 _RATE = re.compile(r"\s*(\d+)\s*(?:/|per)\s*(second|minute|hour|day)s?\s*", re.I)
 _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)?\s*,?", re.I)
@@ -86,9 +88,7 @@ def zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError, TypeError):
-        raise ValueError(
-            f'{name!r} is not a time zone; expected a name such as "America/Chicago"'
-        ) from None
+        raise ValueError(f'{name!r} is not a time zone; expected a name such as "America/Chicago"') from None
 
 
 def check_cron(cron: str) -> None:
@@ -148,7 +148,7 @@ def next_slot(cron: str, tz: str, after: datetime, from_: str = "", until_: str 
 
 
 def _walk(cron: str, start: datetime, window: Season, *, back: bool = False) -> Iterator[datetime]:
-    """Yield the wall-clock times of `cron` in season, from `start` on, or back from it; jumps over off-seasons."""
+    """Yield the wall-clock times of `cron` in season, from `start` on or back; off-seasons are jumped."""
     times = croniter(cron, start)
     jumps = 0
     while jumps < 50:
@@ -162,7 +162,9 @@ def _walk(cron: str, start: datetime, window: Season, *, back: bool = False) -> 
             continue
         jumps += 1
         if back:
-            times.set_current(datetime.combine(window.last_closing(local.date()) + timedelta(days=1), time()), force=True)
+            times.set_current(
+                datetime.combine(window.last_closing(local.date()) + timedelta(days=1), time()), force=True
+            )
         else:
             opening = datetime.combine(window.next_opening(local.date()), time())
             times.set_current(opening - timedelta(seconds=1), force=True)
@@ -173,7 +175,7 @@ def _wall(moment: datetime, here: ZoneInfo) -> datetime:
 
 
 def _instants(local: datetime, here: ZoneInfo, cron: str) -> list[datetime]:
-    """Return when the wall clock shows `local`, in UTC: twice in a repeated hour if the hour is a wildcard."""
+    """Return when the wall clock shows `local`, in UTC; a wildcard hour has both of a repeated hour."""
     first = local.replace(tzinfo=here).astimezone(UTC)
     second = local.replace(tzinfo=here, fold=1).astimezone(UTC)
     repeated = second > first

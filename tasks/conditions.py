@@ -89,7 +89,7 @@ def read(value: Any) -> Condition:
 
 
 def holds(condition: Condition, names: Mapping[str, Any]) -> bool:
-    """Return whether `condition` is true of `names`; DataError names a field that is not there or of no use."""
+    """Return whether `condition` is true of `names`; DataError names a field that is not there or no use."""
     if isinstance(condition, All):
         return all(holds(part, names) for part in condition.all)
     if isinstance(condition, Any_):
@@ -122,7 +122,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Numbers and texts compare by what they say, so that a season "2027" equals 2027; flags only with flags."""
+    """A text compares with a number by what it says: "2027" equals 2027. Flags equal only flags."""
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
     if isinstance(left, int | float) and isinstance(right, str):

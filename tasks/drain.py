@@ -149,7 +149,9 @@ class Drain:
         """When workers die again and again and no step is done, it is the host, not the task."""
         if rows and journal.note_death(MOST_DEATHS, BRAKE_SECONDS):
             text = "Workers stop again and again and no step gets done. The engine rests for a minute."
-            outbox.post(text, severity="critical", kind="escalation", dedupe=f"brake:{rows[0]['now']:%Y-%m-%dT%H}")
+            outbox.post(
+                text, severity="critical", kind="escalation", dedupe=f"brake:{rows[0]['now']:%Y-%m-%dT%H}"
+            )
 
     def _wake(self, turn: Turn, facts: "Known") -> None:
         if turn.crashes > transition.MOST_CRASHES:
@@ -220,7 +222,9 @@ class Drain:
                 skipped.append(ready)
                 continue
             working[slug] += 1
-            deadline = StepDeadline(min(ready.call.plan.step.timeout or settings.ENGINE_DEADLINE, settings.ENGINE_DEADLINE))
+            deadline = StepDeadline(
+                min(ready.call.plan.step.timeout or settings.ENGINE_DEADLINE, settings.ENGINE_DEADLINE)
+            )
             self.crew.begin(Job(ready, partial(run_handler, ready.turn, ready.call, deadline), deadline))
         self.waiting.extendleft(reversed(skipped))
 
@@ -238,7 +242,9 @@ class Drain:
             self._advance(ready.turn)
         for job in self.crew.overdue():
             self.stuck += 1
-            self._apply(job.subject, Transient("the step took longer than it may", code="deadline", sent="maybe"))
+            self._apply(
+                job.subject, Transient("the step took longer than it may", code="deadline", sent="maybe")
+            )
             self._advance(job.subject.turn)
 
     def _apply(self, ready: Ready, reply: object) -> None:
@@ -247,7 +253,14 @@ class Drain:
         self.steps += 1
         if isinstance(reply, Reply):
             for call in reply.calls:
-                turn.note("crm_called", op=call.operation, entity=call.entity, id=call.id, status=call.status, ms=call.ms)
+                turn.note(
+                    "crm_called",
+                    op=call.operation,
+                    entity=call.entity,
+                    id=call.id,
+                    status=call.status,
+                    ms=call.ms,
+                )
             reply, ms = reply.outcome, reply.ms if made.handler.calls else None
         else:
             ms = None
@@ -261,6 +274,8 @@ class Drain:
         except StepError as error:
             if turn.seq != before:
                 raise AssertionError("an outcome failed after its event was noted") from error
+            if error is not reply:
+                error.sent = "maybe"  # the handler has done its work; only its answer cannot be kept
             self._failed(turn, error, ready.call.effect)
 
     def _failed(self, turn: Turn, error: StepError, effect: Effect = Effect.NONE) -> None:
@@ -318,7 +333,9 @@ class Drain:
         """Note the start; its request is kept for a repeat."""
         turn = ready.turn
         if not turn.request:
-            turn.request = vault.seal(dict(ready.call.rendered), table=values.TABLE, row=str(turn.id), field="request")
+            turn.request = vault.seal(
+                dict(ready.call.rendered), table=values.TABLE, row=str(turn.id), field="request"
+            )
         turn.note("started")
 
     def _write(self, group: list[Turn], marked: frozenset[UUID]) -> set[UUID]:
@@ -339,12 +356,12 @@ class Drain:
             return set()
         fresh = turn_of(rows[0])
         fresh.taken = len(fresh.mailbox) if turn.taken else 0
-        fresh.clear_attempt()
+        handler = plan.plan_of(fresh).handler
         transition.take_error(
             fresh,
-            plan.plan_of(fresh).handler,
-            Effect.NONE,
-            DataError(f"the database refused the result ({state})", code="refused"),
+            handler,
+            plan.weaker(fresh, handler, self._key_window),
+            DataError(f"the database refused the result ({state})", code="refused", sent="maybe"),
             Rules(),
         )
         turn.become(fresh)
@@ -429,7 +446,9 @@ def run_handler(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
             place = place.tb_next
         where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
         log.error("handler %s: %s in %s", handler.name, type(error).__name__, where)
-        outcome = DataError(f"the handler {handler.name!r} has a bug: {type(error).__name__}", code="bug")
+        outcome = DataError(
+            f"the handler {handler.name!r} has a bug: {type(error).__name__}", code="bug", sent="maybe"
+        )
     return Reply(outcome, tuple(crm.calls) if crm else (), round((perf_counter() - began) * 1000))
 
 
@@ -449,7 +468,11 @@ def prepare_posts(turn: Turn) -> None:
                 "kind": post.kind,
                 "severity": notice.severity,
                 "channel": notice.channel
-                or (settings.ESCALATIONS_CHANNEL if escalates else turn.sop.channel or settings.ESCALATIONS_CHANNEL),
+                or (
+                    settings.ESCALATIONS_CHANNEL
+                    if escalates
+                    else turn.sop.channel or settings.ESCALATIONS_CHANNEL
+                ),
                 "dedupe": notice.dedupe[:120] or None,
                 "sealed": outbox.sealed_notice(row, notice.text),
             }

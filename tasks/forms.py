@@ -87,6 +87,13 @@ def write_yaml(value: object) -> str:
 # -- one field for each type -------------------------------------------------------------------
 
 
+class TextField(forms.CharField):
+    """A text with the line ends that everything else has; browsers send others."""
+
+    def to_python(self, value: Any) -> str:
+        return (super().to_python(value) or "").replace("\r\n", "\n")
+
+
 class NumberField(forms.CharField):
     """A whole or decimal number, or a template."""
 
@@ -112,7 +119,7 @@ class ScalarField(forms.CharField):
         self.kinds = [kind for kind in (int, float) if kind in kinds]
 
     def to_python(self, value: Any) -> Any:
-        text = super().to_python(value)
+        text = super().to_python(value) or ""
         for kind in self.kinds:
             try:
                 return kind(text)
@@ -159,7 +166,11 @@ class ChoiceOrTemplateWidget(forms.MultiWidget):
 
     def __init__(self, choices: Choices, attrs: dict[str, Any] | None = None) -> None:
         template = forms.TextInput(
-            attrs={"placeholder": "or {{ a value }}", "aria-label": "or a value from the run", "class": "sp-alt"}
+            attrs={
+                "placeholder": "or {{ a value }}",
+                "aria-label": "or a value from the run",
+                "class": "sp-alt",
+            }
         )
         super().__init__({"": forms.Select(choices=choices), "template": template}, attrs)
 
@@ -196,7 +207,7 @@ def field_for(name: str, info: FieldInfo) -> forms.Field:
     """Return the form field for one parameter of a handler."""
     kind = _bare(info.annotation)
     common: dict[str, Any] = {
-        "label": name.replace("_", " ").capitalize(),
+        "label": info.title or name.replace("_", " ").capitalize(),
         "required": info.is_required(),
         "help_text": _help(info),
     }
@@ -208,12 +219,12 @@ def field_for(name: str, info: FieldInfo) -> forms.Field:
         return NumberField(widget=box, **common)
     if kind is str:
         rows = forms.Textarea(attrs={"rows": 5}) if name in LONG_TEXTS else forms.TextInput()
-        return forms.CharField(widget=rows, strip=False, **common)
+        return TextField(widget=rows, strip=False, **common)
     if _is_list(kind):
         common["help_text"] = f"One per line. {common['help_text']}".strip()
         return LinesField(**common)
     if _is_scalar(kind):
-        return ScalarField(kinds=[_bare(part) for part in get_args(kind)], **common)
+        return ScalarField(kinds=_parts(kind), **common)
     common["help_text"] = f"As YAML or JSON. {common['help_text']}".strip()
     return StructureField(**common)
 
@@ -224,9 +235,15 @@ def _bare(hint: Any) -> Any:
         return _bare(get_args(hint)[0])
     if get_origin(hint) in (Union, types.UnionType):
         left = [part for part in get_args(hint) if part is not type(None)]
-        if len(left) == 1:
-            return _bare(left[0])
+        return _bare(left[0]) if len(left) == 1 else hint
     return hint
+
+
+def _parts(kind: Any) -> list[Any]:
+    """Return the types of a union without None; of anything else, itself."""
+    if get_origin(kind) not in (Union, types.UnionType):
+        return [kind]
+    return [_bare(part) for part in get_args(kind) if part is not type(None)]
 
 
 def _choices(kind: Any) -> dict[str, Any] | None:
@@ -241,8 +258,7 @@ def _choices(kind: Any) -> dict[str, Any] | None:
 
 def _is_list(kind: Any) -> bool:
     """Return whether it is a list of plain values (or that as one of several forms, none a mapping)."""
-    if get_origin(kind) in (Union, types.UnionType):
-        parts = [_bare(part) for part in get_args(kind)]
+    if len(parts := _parts(kind)) > 1:
         return any(map(_is_list, parts)) and all(_is_list(part) or _is_scalar(part) for part in parts)
     origin = get_origin(kind) or kind
     is_sequence = isinstance(origin, type) and issubclass(origin, Sequence | set | frozenset)
@@ -252,8 +268,8 @@ def _is_list(kind: Any) -> bool:
 
 def _is_scalar(kind: Any) -> bool:
     """Return whether it is one plain value, which a line of text can say."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return all(_is_scalar(_bare(part)) for part in get_args(kind))
+    if len(parts := _parts(kind)) > 1:
+        return all(map(_is_scalar, parts))
     return kind in (str, int, float, bool, date, datetime, time, timedelta, Decimal, UUID)
 
 
@@ -269,7 +285,13 @@ def _if_empty(info: FieldInfo) -> str:
     default = info.get_default(call_default_factory=True)  # type: ignore[call-arg,unused-ignore]
     if isinstance(default, bool):
         return "yes" if default else "no"
-    return "" if default in (None, "", (), [], {}) else str(getattr(default, "value", default))
+    if isinstance(default, list | tuple):
+        return (
+            ", ".join(map(str, default))
+            if all(isinstance(item, str | int) for item in default)
+            else "the usual ones"
+        )
+    return "" if default in (None, "", {}) else str(getattr(default, "value", default))
 
 
 # -- the form of one step --------------------------------------------------------------------------
@@ -279,6 +301,13 @@ class ParamsForm(forms.Form):
     """The parameters of one handler; `params()` is what the step keeps."""
 
     infos: Mapping[str, FieldInfo] = {}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for bound in self:
+            if isinstance(bound.field.widget, forms.Textarea):
+                lines = str(bound.value() or "").count("\n") + 1
+                bound.field.widget.attrs["rows"] = min(max(lines, 2), 14)
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
@@ -331,7 +360,15 @@ def params_form(name: str) -> type[ParamsForm]:
         return RawParamsForm
     infos = dict(handlers.get(name).params.model_fields)
     fields: dict[str, Any] = {key: field_for(key, info) for key, info in infos.items()}
+    if "sop" in infos and infos["sop"].annotation is str:
+        fields["sop"] = _sop_field(infos["sop"])
     return type("StepParamsForm", (ParamsForm,), {**fields, "infos": infos})
+
+
+def _sop_field(info: FieldInfo) -> forms.Field:
+    """Return a select of the SOPs there are, for the parameter that names the one to start."""
+    slugs = {slug: slug for slug in Sop.objects.values_list("slug", flat=True).order_by("slug")}
+    return ChoiceOrTemplateField(slugs, empty="choose…", label="SOP to start", required=info.is_required())
 
 
 def open_params(step: Step, data: Mapping[str, Any] | None = None) -> ParamsForm:
@@ -379,7 +416,9 @@ class StepForm(forms.ModelForm):  # type: ignore[type-arg,unused-ignore]
         current = getattr(self.instance, name)
         known = {value for value, _ in choices}
         extra = [(current, f"“{current}” (there is no such step)")] if current not in known else []
-        field = forms.ChoiceField(choices=[*choices, *extra], required=required, label=self.fields[name].label)
+        field = forms.ChoiceField(
+            choices=[*choices, *extra], required=required, label=self.fields[name].label
+        )
         self.fields[name] = field
 
     def clean_key(self) -> str:
@@ -411,7 +450,8 @@ class AddStepForm(forms.Form):
 
 def kind_label(handler: Handler) -> str:
     """Return what a handler does, with its name."""
-    return f"{handler.summary.rstrip('.')} ({handler.name})" if handler.summary else handler.name
+    summary = handler.summary.replace("`", "").rstrip(".")
+    return f"{summary} ({handler.name})" if summary else handler.name
 
 
 # -- the SOP itself --------------------------------------------------------------------------------
@@ -464,11 +504,15 @@ class ScheduleForm(forms.Form):
         required=False,
         max_length=100,
         help_text="Minute, hour, day, month, weekday. “0 9 * * MON” is each Monday at 09:00, "
-        "“30 7 * * MON-FRI” is 07:30 on weekdays, “0 9 1 * *” the first of the month. Empty: never by itself.",
+        "“30 7 * * MON-FRI” is 07:30 on weekdays, “0 9 1 * *” the first of the month. "
+        "Empty: never by itself.",
     )
     timezone = forms.ChoiceField(label="Time zone", required=False)
     from_ = forms.CharField(
-        label="From (month-day)", required=False, validators=[month_day], help_text="Such as 02-15. Empty: all year."
+        label="From (month-day)",
+        required=False,
+        validators=[month_day],
+        help_text="Such as 02-15. Empty: all year.",
     )
     until = forms.CharField(
         label="Until (month-day)", required=False, validators=[month_day], help_text="Such as 05-31."
@@ -508,6 +552,7 @@ class ScheduleForm(forms.Form):
 
 # -- runs and approvals ------------------------------------------------------------------------------
 
+
 class _DateText(forms.DateField):
     """A day, kept as the text that the CRM and templates use."""
 
@@ -541,7 +586,8 @@ class _RunForm(forms.Form):
 def _input_field(name: str, told: Mapping[str, Any]) -> forms.Field:
     label = str(told.get("label") or name.replace("_", " ").capitalize())
     default = told.get("default")
-    told_default = f"If empty: {default}." if default not in (None, "") and "{{" not in str(default) else ""
+    shown = {True: "yes", False: "no"}.get(default, default) if isinstance(default, bool) else default
+    told_default = f"If empty: {shown}." if shown not in (None, "") else ""
     by_itself = "If empty, it is worked out when the run starts." if is_template(default) else told_default
     help_text = f"{told.get('description', '')} {by_itself}".strip()
     required = "default" not in told and bool(told.get("required", True))
@@ -549,10 +595,17 @@ def _input_field(name: str, told: Mapping[str, Any]) -> forms.Field:
     if kind == "boolean":
         words = [("", "not set"), ("yes", "yes"), ("no", "no")]
         return forms.TypedChoiceField(
-            label=label, choices=words, required=required, help_text=help_text, coerce=lambda v: v == "yes", empty_value=None
+            label=label,
+            choices=words,
+            required=required,
+            help_text=help_text,
+            coerce=lambda v: v == "yes",
+            empty_value=None,
         )
     if kind not in _INPUT_FIELDS:
-        return StructureField(label=label, required=required, help_text=f"As YAML or JSON. {help_text}".strip())
+        return StructureField(
+            label=label, required=required, help_text=f"As YAML or JSON. {help_text}".strip()
+        )
     return _INPUT_FIELDS[kind](label=label, required=required, help_text=help_text)
 
 
@@ -560,7 +613,7 @@ class DraftForm(forms.Form):
     """A draft with a person's changes."""
 
     subject = forms.CharField(max_length=200)
-    text = forms.CharField(label="Text", widget=forms.Textarea(attrs={"rows": 12}))
+    text = TextField(label="Text", strip=False, widget=forms.Textarea(attrs={"rows": 12}))
 
 
 class WhyForm(forms.Form):

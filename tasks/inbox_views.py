@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib import messages
+from django.contrib.auth.models import User
 from django.db.models import Count
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
@@ -26,6 +27,7 @@ CARDS_PER_RUN = 25
 CARDS_IN_ALL = 200
 TYPED_ABOVE = 25  # an answer to more questions than this asks for the number, typed
 MAY_SEE = ("tasks.view_approval", "tasks.change_approval", pages.MAY_ANSWER)
+WITH_RUN = ("task__version__sop", "task__parent__version__sop")
 Option = dict[str, str]
 
 
@@ -86,8 +88,12 @@ def _batches(request: HttpRequest, run: uuid.UUID | None, now: datetime) -> list
     )
     if run:
         found = found.filter(batch=run)
-    totals = {row["batch"]: row["total"] for row in found.order_by().values("batch").annotate(total=Count("pk"))}
-    rows = found.select_related("task__version__sop", "task__parent__version__sop").order_by("created_at", "pk")
+    totals = {
+        row["batch"]: row["total"] for row in found.order_by().values("batch").annotate(total=Count("pk"))
+    }
+    rows = found.select_related("task__version__sop", "task__parent__version__sop").order_by(
+        "created_at", "pk"
+    )
     batches: dict[uuid.UUID, Batch] = {}
     for approval in rows[: CARDS_IN_ALL if not run else CARDS_PER_RUN * 4]:
         owner = approval.task.parent or approval.task
@@ -160,7 +166,8 @@ def _onward(definition: SopDef, step: str) -> str:
         return "the run ends."
     name = definition.step(str(following)).handler
     sends = name in handlers and handlers.get(name).sends
-    return f"the run goes on with “{_name(definition, str(following))}”{', which the customer sees' if sends else ''}."
+    seen = ", which the customer sees" if sends else ""
+    return f"the run goes on with “{_name(definition, str(following))}”{seen}."
 
 
 def _name(definition: SopDef, step: str) -> str:
@@ -194,15 +201,17 @@ def question(request: HttpRequest, number: uuid.UUID) -> HttpResponse:
 def _question(request: HttpRequest, approval: Approval, form: DraftForm | None) -> HttpResponse:
     user, now = pages.staff(request), clock.now()
     draft = pages.draft_for(approval, user)
+    letter = draft if draft.get("text") or draft.get("html") else _letter_before(approval, user)
     editing = next((option for option in approval.options if option["outcome"] == "edit"), None)
     return pages.page(
         request,
         "tasks/question.html",
-        "Question",
+        "Question" if approval.state == Approval.State.OPEN else "Answered question",
         approval=approval,
         draft=draft,
+        letter=letter,
         hidden="" if draft.get("question") else _hidden_or_gone(approval, draft, user),
-        preview=_PREVIEW + draft["html"] if draft.get("html") else "",
+        preview=_PREVIEW + letter["html"] if letter.get("html") else "",
         who=pages.about(approval.task, user),
         state=STATES[approval.state],
         decision=approvals.decision(approval),
@@ -216,7 +225,15 @@ def _question(request: HttpRequest, approval: Approval, form: DraftForm | None) 
     )
 
 
-def _hidden_or_gone(approval: Approval, draft: dict[str, Any], user: Any) -> str:
+def _letter_before(approval: Approval, user: User) -> dict[str, Any]:
+    """Return the text that the run's last answer approved: what a question about its sending is about."""
+    earlier = (
+        approval.task.approvals.filter(created_at__lt=approval.created_at).order_by("-created_at").first()
+    )
+    return pages.draft_for(earlier, user) if earlier else {}
+
+
+def _hidden_or_gone(approval: Approval, draft: dict[str, Any], user: User) -> str:
     if approval.sealed is None:
         return "The text is gone: it is kept only until its run is over."
     return _hidden(draft)
@@ -228,8 +245,7 @@ def _told(approval: Approval, option: Option) -> dict[str, str]:
 
 
 def _approval(number: uuid.UUID) -> Approval:
-    related = ("task__version__sop", "task__parent__version__sop", "answered_by")
-    return get_object_or_404(Approval.objects.select_related(*related), pk=number)
+    return get_object_or_404(Approval.objects.select_related(*WITH_RUN, "answered_by"), pk=number)
 
 
 @require_POST
@@ -277,7 +293,7 @@ def batch(request: HttpRequest) -> HttpResponse:
     ids = [number for number in map(_as_uuid, request.POST.get("ids", "").split(",")) if number]
     found = list(
         Approval.objects.filter(pk__in=ids, state=Approval.State.OPEN)
-        .select_related("task__version__sop", "task__parent__version__sop")
+        .select_related(*WITH_RUN)
         .order_by("created_at", "pk")
     )
     takes = [approval for approval in found if (_approving(approval.options) or {}).get("key")]

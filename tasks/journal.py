@@ -34,10 +34,7 @@ T = TypeVar("T")
 Row = dict[str, Any]
 Refused = (IntegrityError, DatabaseDataError)
 
-_ROW = (
-    "id version_id parent_id step visit retries crashes seq waiting_for started_at mailbox result reason "
-    "priority context sealed request progress"
-).split()
+_ROW = ["id", "version_id", "parent_id", "step", "visit", "retries", "crashes", "seq", "waiting_for", "started_at", "mailbox", "result", "reason", "priority", "context", "sealed", "request", "progress"]
 
 
 def _postgres() -> bool:
@@ -248,7 +245,9 @@ _POST = {
 }  # fmt: skip
 
 
-def settle(turns: Sequence[Turn], owner: UUID, lease: float, *, starting: frozenset[UUID] = frozenset()) -> set[UUID]:
+def settle(
+    turns: Sequence[Turn], owner: UUID, lease: float, *, starting: frozenset[UUID] = frozenset()
+) -> set[UUID]:
     """Write what the turns have come to, in one transaction; return the ids that were still ours.
 
     A turn that is still running keeps its lease; those in `starting` get the start mark with it,
@@ -333,9 +332,7 @@ def _locked(ids: Sequence[UUID]) -> dict[UUID, Row]:
     return {row["id"]: row for row in rows}
 
 
-def _change(
-    turn: Turn, status: str, mail: list[Row], sealed: str | None, lease: float, starts: bool
-) -> Row:
+def _change(turn: Turn, status: str, mail: list[Row], sealed: str | None, lease: float, starts: bool) -> Row:
     """Return the row's new values."""
     over = status in ENDED
     running = status == "running"
@@ -435,7 +432,9 @@ def _insert_children(rows: Sequence[Row]) -> list[Row]:
     """Insert tasks; one whose key is spent is left out. Returns the rows that were inserted."""
     if not rows:
         return []
-    documents = [{**row, "id": _id(row["id"]), "parent": row["parent"] and _id(row["parent"])} for row in rows]
+    documents = [
+        {**row, "id": _id(row["id"]), "parent": row["parent"] and _id(row["parent"])} for row in rows
+    ]
     made = _fetch(
         "INSERT INTO tasks_task (id, version_id, parent_id, status, step, visit, retries, crashes, seq, wake_at, "  # noqa: S608
         "waiting_for, mailbox, result, reason, priority, idempotency_key, context, sealed, progress, created_at) "
@@ -733,9 +732,7 @@ def reserve(name: str, spacing: float) -> float:
 
 def beat_once(name: str, period: float) -> bool:
     """Return True for one caller per period, over all processes."""
-    due = (
-        f"tasks_pulse.at <= {_now(str(-float(period)))}"
-    )
+    due = f"tasks_pulse.at <= {_now(str(-float(period)))}"
     rows = _fetch(
         f"INSERT INTO tasks_pulse (name, at, data) VALUES (%s, {_now()}, {_json(_quoted('{}'))}) "  # noqa: S608
         f"ON CONFLICT (name) DO UPDATE SET at = {_now()} WHERE {due} RETURNING name",
@@ -763,7 +760,9 @@ def note_death(most: int, pause: float) -> bool:
         done = _fetch("SELECT 1 FROM tasks_taskevent WHERE id > %s AND kind = 'step_done' LIMIT 1", since)
         count = 1 if done else known.get("count", 0) + 1
         tripped = count >= most
-        _put_pulse("deaths", {"count": 0 if tripped else count, "since": last if done or tripped else since}, 0.0)
+        _put_pulse(
+            "deaths", {"count": 0 if tripped else count, "since": last if done or tripped else since}, 0.0
+        )
         if tripped:
             _put_pulse("brake", {}, pause)
     return tripped

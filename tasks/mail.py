@@ -165,7 +165,7 @@ def _patience(deadline: Deadline) -> float:
 
 def _send_by_smtp(recipient: str, message: EmailMessage, deadline: Deadline) -> None:
     """Hand the letter to the mail server, or raise a StepError that says how far it came."""
-    body: bytes = message.message().as_bytes(linesep="\r\n")  # type: ignore[call-arg] - Django's own
+    body: bytes = message.message().as_bytes(linesep="\r\n")  # type: ignore[call-arg]  # Django's own
     sender = sanitize_address(settings.DEFAULT_FROM_EMAIL, ENCODING)
     connection = _connection(deadline)
     with closing(connection):
@@ -264,10 +264,8 @@ class FolderBackend(BaseEmailBackend):
 
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
         """Write the mails and return their number."""
-        folder = Path(settings.EMAIL_FOLDER)
-        folder.mkdir(parents=True, exist_ok=True)
         for message in email_messages:
-            _file_away(folder, message.message())
+            _file_away(Path(settings.EMAIL_FOLDER), message.message())
         return len(email_messages)
 
 
@@ -275,6 +273,7 @@ def _file_away(folder: Path, message: Message) -> None:
     """Write one file whole or not at all, under the first name that is free."""
     draft = folder / f".{uuid.uuid4().hex}.part"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(message.as_bytes())
         _link_to_free_name(draft, folder, _file_name(message["Message-ID"]))
     except OSError as error:
@@ -282,7 +281,8 @@ def _file_away(folder: Path, message: Message) -> None:
             f"The mail folder cannot be written ({type(error).__name__}).", code="mail_folder", sent="no"
         ) from None
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
 
 
 def _link_to_free_name(draft: Path, folder: Path, name: str) -> None:

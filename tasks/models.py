@@ -157,7 +157,9 @@ class Task(models.Model):
                 fields=["wake_at"], name="task_suspect", condition=Q(wake_at__isnull=False, crashes__gt=0)
             ),
             # Open children of a parent, and their counts by result.
-            models.Index(fields=["parent", "status", "result"], name="task_family", condition=Q(parent__isnull=False)),
+            models.Index(
+                fields=["parent", "status", "result"], name="task_family", condition=Q(parent__isnull=False)
+            ),
             # The sweep's scrub.
             models.Index(fields=["scrub_at"], name="task_scrub", condition=Q(scrub_at__isnull=False)),
             # Open runs of a SOP: overlap, the SOP list, publishing.
@@ -246,7 +248,9 @@ class Approval(models.Model):
             models.Index(fields=["created_at"], name="approval_open", condition=Q(state="open")),
         ]
         constraints = [
-            models.UniqueConstraint(fields=["task"], name="one_open_approval_per_task", condition=Q(state="open")),
+            models.UniqueConstraint(
+                fields=["task"], name="one_open_approval_per_task", condition=Q(state="open")
+            ),
         ]
 
     def __str__(self) -> str:
@@ -262,7 +266,9 @@ class Notification(models.Model):
         DEAD = "dead", _("Given up")
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    task = models.ForeignKey(Task, null=True, blank=True, on_delete=models.CASCADE, related_name="notifications")
+    task = models.ForeignKey(
+        Task, null=True, blank=True, on_delete=models.CASCADE, related_name="notifications"
+    )
     approval = models.ForeignKey(
         Approval, null=True, blank=True, on_delete=models.CASCADE, related_name="notifications"
     )

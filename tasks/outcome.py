@@ -42,9 +42,12 @@ __all__ = [
     "Continue",
     "DataError",
     "Deadline",
+    "Decision",
     "Done",
     "Effect",
     "Handler",
+    "MessageName",
+    "MoreNames",
     "Notice",
     "Open",
     "Option",
@@ -86,13 +89,27 @@ class _RowMark(_RawMark):
     """Marks a template that the handler renders once for each row it lists."""
 
 
-class _TargetMark:
-    """Marks a parameter that names where the run goes: a step key, "next" or "complete"."""
+@dataclass(frozen=True, slots=True)
+class TargetMark:
+    """Marks a value that names where the run goes: a step key, "next", "complete" or one of `words`."""
+
+    words: frozenset[str] = frozenset()
+
+
+class MessageMark:
+    """Marks a value that names a folder under `templates/messages`."""
+
+
+class NamesMark:
+    """Marks a mapping whose keys are more names for the templates that the handler renders itself."""
 
 
 T = TypeVar("T")
 Open = Annotated[T, _OpenMark()]
-Target = Annotated[str, _TargetMark()]
+Target = Annotated[str, TargetMark()]
+Decision = Annotated[str, TargetMark(frozenset({"approve", "edit", "decline"}))]
+MessageName = Annotated[str, MessageMark()]
+MoreNames = Annotated[dict[str, Any], NamesMark()]
 RawTemplate = Annotated[str, _RawMark()]
 RowTemplate = Annotated[str, _RowMark()]
 # What a RowTemplate may name besides the step's own context; `row` has the record's id and codes.

@@ -11,7 +11,8 @@ from django.conf import settings
 from django.db.models import Q
 
 from sopengine import clock
-from tasks.models import Approval, Notification, Pulse, Task
+from tasks.models import Approval, Notification, Pulse, Sop, Task
+from tasks.schedules import next_slots
 from tasks.timeline import span
 
 OPEN = ("ready", "running", "waiting", "paused")
@@ -41,14 +42,14 @@ STATES: Mapping[str, State] = {
     "paused": State("Paused", "‖", "wait"),
     "completed": State("Done", "✓", "good"),
     "failed": State("Failed", "✕", "bad"),
-    "cancelled": State("Cancelled", "–", "calm"),
+    "cancelled": State("Cancelled", "⊘", "calm"),
     "draft": State("Draft", "✎", "calm"),
     "active": State("Active", "✓", "good"),
     "disabled": State("Disabled", "‖", "wait"),
     "open": State("Waiting for an answer", "?", "alert"),
     "answered": State("Answered", "✓", "good"),
-    "expired": State("Closed unanswered", "–", "calm"),
-    "void": State("Void", "–", "calm"),
+    "expired": State("Closed unanswered", "⊘", "calm"),
+    "void": State("Void", "⊘", "calm"),
     "pending": State("Waiting to be posted", "…", "wait"),
     "sent": State("Posted", "✓", "good"),
     "dead": State("Not delivered", "✕", "bad"),
@@ -152,3 +153,23 @@ def alive(now: datetime) -> Alive:
     if age > max(SLOW_AFTER, timedelta(seconds=3 * settings.ENGINE_SWEEP)):
         return Alive("wait", f"{seen}; that is slow.")
     return Alive("good", f"{seen}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """One scheduled start: which SOP, and when."""
+
+    sop: Sop
+    at: datetime
+
+
+def next_starts(now: datetime) -> list[Coming]:
+    """Return the next start of each active SOP that has a schedule, the nearest first."""
+    active = Sop.objects.filter(state=Sop.State.ACTIVE, published__isnull=False).select_related("published")
+    coming = [
+        Coming(sop, slot)
+        for sop in active
+        if sop.published is not None
+        for slot in next_slots(sop.published.definition.get("trigger", {}), now, 1)
+    ]
+    return sorted(coming, key=lambda start: start.at)[:8]

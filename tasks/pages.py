@@ -19,7 +19,8 @@ MAY_OPERATE = "tasks.operate_task"
 MAY_CHANGE_SOP = "tasks.change_sop"
 WHY_NOT = {
     MAY_ANSWER: "You may look, but not answer. Ask an administrator for “Can answer approvals”.",
-    MAY_OPERATE: "You may look, but not act on runs. Ask an administrator for “Can pause, resume, cancel and retry runs”.",
+    MAY_OPERATE: "You may look, but not act on runs. "
+    "Ask an administrator for “Can pause, resume, cancel and retry runs”.",
     MAY_CHANGE_SOP: "You may look, but not change SOPs. Ask an administrator for “Can change SOP”.",
 }
 

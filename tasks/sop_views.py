@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from sopengine import clock
-from tasks import calendars, definition, engine, pages
+from tasks import calendars, definition, engine, pages, triggers
 from tasks.definition import DefinitionError, Problem
 from tasks.forms import (
     AddStepForm,
@@ -30,14 +30,13 @@ from tasks.forms import (
     run_form,
     unknown_params,
 )
-from tasks.models import Sop, Step, Task
+from tasks.models import Sop, SopVersion, Step, Task
 from tasks.outcome import handlers
 from tasks.overview import OPEN, STATES, State
-from tasks.timeline import moment, spoken
+from tasks.schedules import next_slots, schedule_in_words
+from tasks.timeline import spoken
 
 MAY_SEE = ("tasks.view_sop", pages.MAY_CHANGE_SOP, pages.MAY_OPERATE)
-WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-SHORT_DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 
 
 # -- the list ------------------------------------------------------------------------------------------
@@ -90,70 +89,6 @@ def _row(sop: Sop, open_runs: int, now: datetime) -> Row:
     )
 
 
-def next_slots(trigger: Mapping[str, Any], after: datetime, count: int) -> list[datetime]:
-    """Return the next starts of a schedule, at most `count`; none when it has no schedule or a wrong one."""
-    found: list[datetime] = []
-    cron = trigger.get("schedule")
-    try:
-        while cron and len(found) < count:
-            slot = calendars.next_slot(
-                str(cron),
-                str(trigger.get("timezone") or _zone()),
-                found[-1] if found else after,
-                str(trigger.get("from", "")),
-                str(trigger.get("until", "")),
-            )
-            if slot is None:
-                break
-            found.append(slot)
-    except ValueError:
-        return []
-    return found
-
-
-def _zone() -> str:
-    return str(ScheduleForm.initial_of({})["timezone"])
-
-
-def schedule_in_words(trigger: Mapping[str, Any]) -> str:
-    """Return when a SOP starts by itself, such as: Each Monday at 09:00, from 02-15 until 05-31."""
-    cron = str(trigger.get("schedule", ""))
-    if not cron:
-        return "Only when somebody starts it" if not trigger.get("event") else f"On “{trigger['event']}”"
-    season = f", from {trigger['from']}" if trigger.get("from") else ""
-    season += f" until {trigger['until']}" if trigger.get("until") else ""
-    zone = str(trigger.get("timezone", "")).replace("_", " ")
-    return f"{_cron_in_words(cron)}{season}{f' ({zone})' if zone else ''}"
-
-
-def _cron_in_words(cron: str) -> str:
-    fields = cron.split()
-    if len(fields) != 5 or not (fields[0].isdigit() and fields[1].isdigit()) or fields[3] != "*":
-        return f"By the schedule {cron}"
-    at = f"at {int(fields[1]):02}:{int(fields[0]):02}"
-    if fields[2] == "*":
-        days = _days_in_words(fields[4])
-        return f"{days} {at}" if days else f"By the schedule {cron}"
-    if fields[2].isdigit() and fields[4] == "*":
-        return f"On day {fields[2]} of each month {at}"
-    return f"By the schedule {cron}"
-
-
-def _days_in_words(field: str) -> str:
-    if field == "*":
-        return "Each day"
-    if field.upper() in ("MON-FRI", "1-5"):
-        return "On weekdays"
-    names = [_day_in_words(part) for part in field.split(",")]
-    return f"Each {' and '.join(names)}" if all(names) else ""
-
-
-def _day_in_words(text: str) -> str:
-    if text.upper() in SHORT_DAYS:
-        return WEEKDAYS[SHORT_DAYS.index(text.upper())]
-    return WEEKDAYS[int(text)] if text.isdigit() and int(text) < 8 else ""
-
-
 # -- the editor ----------------------------------------------------------------------------------------
 
 
@@ -173,6 +108,7 @@ class StepRow:
     open: bool
     first: bool
     last: bool
+    moved: str = ""
 
     @property
     def more_params(self) -> list[forms.BoundField]:
@@ -187,6 +123,14 @@ class StepRow:
     def _shown(self, field: forms.BoundField) -> bool:
         given = field.name in self.step.params or field.field.required or bool(field.errors)
         return given or field.name == "everything" or len(self.params.fields) <= 4
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Which step the address opens, and which one was just moved: "up-7"."""
+
+    step: int
+    moved: str
 
 
 @dataclass(slots=True)
@@ -224,7 +168,7 @@ def _sop(request: HttpRequest, pk: int) -> Sop:
 def _editor(request: HttpRequest, sop: Sop, posted: Posted) -> HttpResponse:
     now = clock.now()
     problems = problems_of(sop)
-    opened = _whole(request.GET.get("open"))
+    opened = Opened(_whole(request.GET.get("open")), request.GET.get("moved", ""))
     steps = list(sop.steps.all())
     trigger = posted.preview if posted.preview is not None else sop.trigger
     return pages.page(
@@ -233,7 +177,9 @@ def _editor(request: HttpRequest, sop: Sop, posted: Posted) -> HttpResponse:
         str(sop),
         sop=sop,
         state=STATES[sop.state],
-        rows=[_step_row(step, place, len(steps), problems, opened, posted) for place, step in enumerate(steps)],
+        rows=[
+            _step_row(step, place, len(steps), problems, opened, posted) for place, step in enumerate(steps)
+        ],
         problems=[problem for problem in problems if not _belongs(problem, steps)],
         problem_count=len(problems),
         sop_form=posted.sop or SopForm(instance=sop),
@@ -248,7 +194,6 @@ def _editor(request: HttpRequest, sop: Sop, posted: Posted) -> HttpResponse:
         changes=changes(sop),
         open_runs=_open_runs().get(sop.pk, 0),
         removed=_removed(request, sop),
-        moved=request.GET.get("moved", ""),
         change=pages.may(request, pages.MAY_CHANGE_SOP),
         operate=pages.may(request, pages.MAY_OPERATE),
         now=now,
@@ -270,7 +215,7 @@ def _belongs(problem: Problem, steps: list[Step]) -> bool:
 
 
 def _step_row(
-    step: Step, place: int, count: int, problems: list[Problem], opened: int, posted: Posted
+    step: Step, place: int, count: int, problems: list[Problem], opened: Opened, posted: Posted
 ) -> StepRow:
     mine = posted.step if posted.step and posted.step[0] == step.pk else None
     handler = handlers.get(step.handler) if step.handler in handlers else None
@@ -284,10 +229,19 @@ def _step_row(
         unknown=unknown_params(step),
         form=mine[1] if mine else StepForm(instance=step, prefix=f"step-{step.pk}"),
         params=mine[2] if mine else open_params(step),
-        open=bool(mine) or step.pk == opened,
+        open=bool(mine) or step.pk == opened.step,
         first=place == 0,
         last=place == count - 1,
+        moved=_focused(step, place, count, opened.moved),
     )
+
+
+def _focused(step: Step, place: int, count: int, moved: str) -> str:
+    """Return which of the two buttons keeps the keyboard after a move: the same, or the other at an end."""
+    direction, _, number = moved.partition("-")
+    if number != str(step.pk):
+        return ""
+    return {("up", 0): "down", ("down", count - 1): "up"}.get((direction, place), direction)
 
 
 def marks(step: Step) -> list[str]:
@@ -295,19 +249,28 @@ def marks(step: Step) -> list[str]:
     if step.handler not in handlers:
         return []
     handler = handlers.get(step.handler)
-    told = {"Asks a person": handler.asks, "Customer sees it": handler.sends, "Waits": handler.waits, "CRM": handler.crm}
+    told = {
+        "Asks a person": handler.asks,
+        "Customer sees it": handler.sends,
+        "Waits": handler.waits,
+        "CRM": handler.crm,
+    }
     return [text for text, holds in told.items() if holds]
 
 
 def gist(step: Step) -> list[str]:
     """Return in short phrases what a closed row says of a step's settings and of its way."""
     params = step.params
-    said = [f"{label} {_short(params[name])}" for name, label in _GIST.items() if params.get(name) not in (None, "", [])]
+    said = [
+        label.format(_short(params[name]))
+        for name, label in _GIST.items()
+        if params.get(name) not in (None, "", [])
+    ]
     if step.handler in handlers and handlers.get(step.handler).asks:
         infos = handlers.get(step.handler).params.model_fields
-        given = {name: params.get(name, infos[name].default) for name in ("expire", "then") if name in infos}
-        if given.get("expire") and given.get("then"):
-            said.append(f"no answer within {given['expire']}: {given['then']}")
+        rule = {name: params.get(name, infos[name].default) for name in ("expire", "then") if name in infos}
+        if rule.get("expire") and rule.get("then"):
+            said.append(f"no answer within {rule['expire']}: {rule['then']}")
     if step.on_success != "next":
         said.append("then the run ends" if step.on_success == "complete" else f"then “{step.on_success}”")
     if step.on_failure:
@@ -316,15 +279,15 @@ def gist(step: Step) -> list[str]:
 
 
 _GIST: Mapping[str, str] = {
-    "question": "asks",
-    "channel": "in",
-    "purpose": "purpose:",
-    "sop": "starts",
-    "duration": "waits",
-    "until": "waits until",
-    "event": "for",
-    "template": "text:",
-    "text": "says",
+    "question": "asks “{}”",
+    "channel": "in {}",
+    "purpose": "purpose: {}",
+    "sop": "starts {}",
+    "duration": "waits {}",
+    "until": "waits until {}",
+    "event": "for {}",
+    "template": "text: {}",
+    "text": "says “{}”",
 }
 
 
@@ -481,7 +444,7 @@ def renumber(steps: list[Step]) -> None:
     Step.objects.bulk_update(steps, ["position"])
 
 
-_KEPT = ("position", "key", "name", "handler", "params", "on_success", "on_failure", "max_retries", "timeout", "rate")
+_KEPT = ("key", "name", "handler", "params", "on_success", "on_failure", "max_retries", "timeout", "rate")
 
 
 @require_POST
@@ -489,11 +452,13 @@ _KEPT = ("position", "key", "name", "handler", "params", "on_success", "on_failu
 def step_delete(request: HttpRequest, pk: int, step_pk: int) -> HttpResponse:
     """Take a step out; it can be put back from the bar that the editor then shows."""
     sop = _draft(request, pk)
-    step = sop.steps.filter(pk=step_pk).first()
+    steps = list(sop.steps.all())
+    step = next((step for step in steps if step.pk == step_pk), None)
     if step is not None:
-        request.session["removed_step"] = {"sop": pk, **{name: getattr(step, name) for name in _KEPT}}
+        kept = {name: getattr(step, name) for name in _KEPT}
+        request.session["removed_step"] = {"sop": pk, "place": steps.index(step), "step": kept}
         step.delete()
-        renumber(list(sop.steps.all()))
+        renumber([other for other in steps if other is not step])
         pages.log(request, sop, f"Removed step {step.key}")
     return _back(pk)
 
@@ -509,14 +474,13 @@ def step_restore(request: HttpRequest, pk: int) -> HttpResponse:
     """Put the step that was removed last back where it was."""
     sop = _draft(request, pk)
     kept = _removed(request, sop)
-    if kept is None or sop.steps.filter(key=kept["key"]).exists():
+    if kept is None or sop.steps.filter(key=kept["step"]["key"]).exists():
         messages.warning(request, "There is no step to put back.")
         return _back(pk)
     del request.session["removed_step"]
     before = list(sop.steps.all())
-    step = Step.objects.create(sop=sop, **{name: kept[name] for name in _KEPT})
-    place = kept["position"] // 10 - 1
-    renumber([*before[:place], step, *before[place:]])
+    step = Step.objects.create(sop=sop, position=0, **kept["step"])
+    renumber([*before[: kept["place"]], step, *before[kept["place"] :]])
     pages.log(request, sop, f"Restored step {step.key}")
     messages.success(request, f"Step “{step}” is back.")
     return _back(pk, step.pk)
@@ -573,12 +537,13 @@ def switch(request: HttpRequest, pk: int) -> HttpResponse:
         messages.warning(request, "This SOP was never published, so there is nothing to disable.")
         return _back(pk)
     if request.method == "POST":
-        sop.state = Sop.State.ACTIVE if enable else Sop.State.DISABLED
-        # What came due while it was disabled is not made up for.
-        sop.cursor = clock.now() if enable else sop.cursor
-        sop.save(update_fields=["state", "cursor", "changed_at"])
+        _enable(sop) if enable else definition.disable(sop)
         pages.log(request, sop, "Enabled" if enable else "Disabled")
-        done = "It starts again by its schedule." if enable else "It starts no new runs. Open runs go on to their end."
+        done = (
+            "It starts again by its schedule."
+            if enable
+            else "It starts no new runs. Open runs go on to their end."
+        )
         messages.success(request, f"{sop} is {'enabled' if enable else 'disabled'}. {done}")
         return _back(pk)
     return pages.page(
@@ -589,6 +554,15 @@ def switch(request: HttpRequest, pk: int) -> HttpResponse:
         enable=enable,
         running=_runs_by_version(sop),
     )
+
+
+_ENABLED = "is enabled. It starts again by its schedule, or by hand."
+_DISABLED = "is disabled. It starts no new runs; open runs go on to their end."
+
+
+def _enable(sop: Sop) -> None:
+    """Let the SOP start runs again; what came due while it was disabled is not made up for."""
+    Sop.objects.filter(pk=sop.pk).update(state=Sop.State.ACTIVE, cursor=clock.now())
 
 
 @require_GET
@@ -608,14 +582,17 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask what a run is given; a POST starts it, once, however often the form is sent."""
     pages.require(request, pages.MAY_OPERATE)
     sop = _sop(request, pk)
-    if sop.published is None or sop.state != Sop.State.ACTIVE:
-        messages.warning(request, "Only a published SOP that is not disabled can be run.")
+    try:
+        version = triggers.runnable(sop)
+    except triggers.NotRunnable as refusal:
+        messages.warning(request, str(refusal))
         return _back(pk)
-    form = run_form(definition.from_json(sop.published.definition).inputs)(request.POST or None)
+    told = definition.from_json(version.definition)
+    form = run_form(told.inputs)(request.POST or None)
     # The hidden number makes a form that is sent twice start one run.
     once = _as_uuid(request.POST.get("once", "")) or uuid.uuid4()
     if request.method == "POST" and form.is_valid():
-        answer = _start(request, sop, form, once)
+        answer = _start(request, version, form, once)
         if answer is not None:
             return answer
     return pages.page(
@@ -625,22 +602,20 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
         sop=sop,
         form=form,
         once=once,
-        steps=definition.from_json(sop.published.definition).steps,
+        steps=told.steps,
     )
 
 
-def _start(request: HttpRequest, sop: Sop, form: Any, once: uuid.UUID) -> HttpResponse | None:
-    assert sop.published is not None
+def _start(request: HttpRequest, version: SopVersion, form: Any, once: uuid.UUID) -> HttpResponse | None:
+    by = str(pages.staff(request).pk)
     try:
-        task = engine.start(
-            sop.published, form.given(), key=f"form:{once}", slot=clock.now(), by=str(pages.staff(request).pk)
-        )
+        task = engine.start(version, form.given(), key=f"form:{once}", by=by)
     except engine.InputError as error:
         form.add_error(None, str(error))
         return None
     if task is None:
         messages.info(request, "This run was started already; nothing was started twice.")
-        return redirect(f"{reverse('admin:tasks_task_changelist')}?sop={sop.slug}")
+        return redirect(f"{reverse('admin:tasks_task_changelist')}?sop={version.sop.slug}")
     messages.success(request, "The run is started.")
     return redirect("admin:tasks_task_change", task.pk)
 

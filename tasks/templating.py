@@ -20,7 +20,7 @@ from liquid.builtin.expressions import FilteredExpression
 from liquid.builtin.expressions import Path as NamePath
 from liquid.builtin.output import OutputNode
 from liquid.builtin.tags.assign_tag import AssignNode
-from liquid.exceptions import FilterArgumentError, LiquidError, LiquidSyntaxError, UndefinedError
+from liquid.exceptions import FilterArgumentError, LiquidError, UndefinedError
 from liquid.expression import Expression
 from liquid.output import LimitedStringIO
 from liquid.static_analysis import analyze
@@ -37,12 +37,14 @@ MOST_ROUNDS = 1_000  # loop rounds in one template, nested loops multiplied
 MOST_LOCALS = 100_000  # bytes of assigned values
 LARGEST_NUMBER = 1e18
 
-TAGS = frozenset({"assign", "break", "capture", "case", "comment", "continue", "echo", "for", "if", "unless", "#"})
-FILTERS = frozenset(
+TAGS = frozenset(
+    {"assign", "break", "capture", "case", "comment", "continue", "echo", "for", "if", "unless", "#"}
+)
+FILTERS = frozenset(  # a list of words reads better than fifty quoted ones
     """abs append at_least at_most capitalize ceil compact concat date default divided_by downcase
     escape escape_once first floor join last lstrip map minus modulo newline_to_br plus prepend remove
     remove_first replace replace_first reverse round rstrip size slice sort sort_natural split squish
-    strip strip_html strip_newlines sum times truncate truncatewords uniq upcase url_encode where""".split()
+    strip strip_html strip_newlines sum times truncate truncatewords uniq upcase url_encode where""".split()  # noqa: SIM905
 )
 _INTERNAL_TAGS = frozenset({"output", "content", "literal", "illegal"})
 _MESSAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -169,21 +171,26 @@ class _Environment(Environment):
             self.filters[name] = _bounded(name, run)
 
 
+class _Refused(FilterArgumentError):
+    """A filter that cannot go on; our own sentence, which repeats no value."""
+
+
 def _bounded(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse a filter's result that is too large to go on with, and before it is built where it could explode."""
+    """Refuse a result that is too large to go on with; where it could explode, before it is built."""
 
     @wraps(run)
     def bounded(value: Any, *args: Any, **kwargs: Any) -> Any:
-        if name in ("replace", "join") and _size(value) * max((_size(a) for a in args), default=1) > LONGEST_TEXT:
-            raise FilterArgumentError(f"{name} makes more than {LONGEST_TEXT:,} characters", token=None)
+        grows = name in ("replace", "join") and _size(value) * max(map(_size, args), default=1)
+        if grows > LONGEST_TEXT:
+            raise _Refused(f"{name} makes too long a text", token=None)
         try:
             result = run(value, *args, **kwargs)
-        except LiquidError:
+        except UndefinedError:
             raise
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            raise FilterArgumentError(f"{name} cannot use the value it got", token=None) from None
+        except (LiquidError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            raise _Refused(f"{name} cannot use the value it got", token=None) from None
         if _size(result) > LONGEST_TEXT or (isinstance(result, int) and abs(result) > LARGEST_NUMBER):
-            raise FilterArgumentError(f"{name} makes too large a value", token=None)
+            raise _Refused(f"{name} makes too large a value", token=None)
         return result
 
     return bounded
@@ -212,7 +219,9 @@ _HTML = _Environment(autoescape=True)
 @lru_cache(maxsize=4096)
 def _compile(source: str, html: bool = False) -> _Template:
     if len(source) > LONGEST_TEMPLATE:
-        raise TemplateError(f"the template has {len(source):,} characters; at most {LONGEST_TEMPLATE:,} are read")
+        raise TemplateError(
+            f"the template has {len(source):,} characters; at most {LONGEST_TEMPLATE:,} are read"
+        )
     try:
         template = cast("_Template", (_HTML if html else _PLAIN).from_string(source))
     except LiquidError as error:
@@ -311,8 +320,9 @@ def _safely(run: Callable[[], Any]) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    ours = isinstance(error, FilterArgumentError | LiquidSyntaxError) and error.args
-    return _REASONS.get(type(error).__name__) or (str(error.args[0]) if ours else "a value is of the wrong kind")
+    if isinstance(error, _Refused):
+        return str(error.args[0])
+    return _REASONS.get(type(error).__name__, "a value is of the wrong kind")
 
 
 _REASONS = {

@@ -15,7 +15,7 @@ from django.utils import timezone
 from tasks.models import Task, TaskEvent
 
 # What a reader who asks "what happened?" does not need: folded under the line before.
-QUIET = frozenset({"claimed", "started", "crm_called", "handed_back", "ignored", "released", "recovered"})
+QUIET = frozenset({"claimed", "started", "crm_called", "handed_back", "ignored", "paced", "released"})
 MOST_LINES = 1000
 
 REASONS: Mapping[str, str] = {
@@ -204,7 +204,9 @@ def _awaited(waiting_for: str, wait: Mapping[str, Any]) -> str:
 
 
 def _nobody(wait: Mapping[str, Any], now: datetime) -> str:
-    parts = [f"{_ACTS.get(act, spoken(act))} at {moment(parsed(at), now)}" for at, act in wait.get("plan", [])[:1]]
+    parts = [
+        f"{_ACTS.get(act, spoken(act))} at {moment(parsed(at), now)}" for at, act in wait.get("plan", [])[:1]
+    ]
     if "approval" in wait and any(act == "expire" for _, act in wait.get("plan", [])):
         parts.append(NOBODY_ANSWERS.get(wait.get("then", ""), ""))
     return "".join(f"; {part}" for part in parts if part)
@@ -214,9 +216,8 @@ def _next_of_wait(task: Task, now: datetime) -> str:
     wait = task.progress.get("wait", {})
     plan = wait.get("plan") or []
     if plan:
-        at, act = plan[0]
-        then = f": {NOBODY_ANSWERS.get(wait.get('then', ''), 'the run goes on')}" if act == "expire" else ""
-        return f"At {moment(parsed(at), now)}: {_ACTS.get(act, spoken(act))}{then}."
+        coming = [f"at {moment(parsed(at), now)} {_ACTS_LONG.get(act, spoken(act))}" for at, act in plan]
+        return f"Next, {', then '.join(coming)}."
     if task.waiting_for == "children":
         return "It goes on when the last run it started is over."
     if task.waiting_for.startswith("approval"):
@@ -231,6 +232,7 @@ def _or_event(wait: Mapping[str, Any]) -> str:
 
 
 _ACTS = {"remind": "reminder", "escalate": "somebody else is told", "expire": "the question closes"}
+_ACTS_LONG = {**_ACTS, "remind": "a reminder goes out"}
 
 
 # -- words -----------------------------------------------------------------------------------------
@@ -313,7 +315,9 @@ def _unknown_kind(kind: str) -> Teller:
 
 
 def _created(data: Mapping[str, Any], step: str, names: Names) -> Telling:
-    return f"The run was created{names.by(data)}.", _rest(data, "by"), "info"
+    if data.get("by") == "schedule":
+        return "The run was started by its schedule.", _rest(data, "by"), "info"
+    return f"The run was started{names.by(data)}.", _rest(data, "by"), "info"
 
 
 def _step_done(data: Mapping[str, Any], step: str, names: Names) -> Telling:
@@ -342,7 +346,9 @@ def _answered(data: Mapping[str, Any], step: str, names: Names) -> Telling:
 def _expired(data: Mapping[str, Any], step: str, names: Names) -> Telling:
     if data.get("why"):
         return f"The run ended: {_went_wrong(data)}.", _rest(data, "why"), "warning"
-    then = {"continue": "the run goes on", "escalate": "a person is told"}.get(data.get("then", ""), "nothing is sent")
+    then = {"continue": "the run goes on", "escalate": "a person is told"}.get(
+        data.get("then", ""), "nothing is sent"
+    )
     return f"Nobody answered {step} in time: {then}.", _rest(data, "then", "approval"), "warning"
 
 
@@ -365,7 +371,11 @@ def _continued(data: Mapping[str, Any], step: str, names: Names) -> Telling:
 
 
 def _children_started(data: Mapping[str, Any], step: str, names: Names) -> Telling:
-    return f"{step} finished its list and let its runs begin.", f"last page: {_runs(data.get('count', 0))}", "info"
+    return (
+        f"{step} finished its list and let its runs begin.",
+        f"last page: {_runs(data.get('count', 0))}",
+        "info",
+    )
 
 
 def _children_done(data: Mapping[str, Any], step: str, names: Names) -> Telling:
@@ -401,6 +411,11 @@ def _crm_called(data: Mapping[str, Any], step: str, names: Names) -> Telling:
     what = spoken(data.get("op") or data.get("operation") or "asked")
     text = f"CRM: {what} answered {data.get('status', 'nothing')}{took}."
     return text, _rest(data, "op", "operation", "status", "ms"), "info"
+
+
+def _paced(data: Mapping[str, Any], step: str, names: Names) -> Telling:
+    text = f"{step} waits {span(float(data.get('wait', 0)))} for its turn: only so many may be done in a time."
+    return text, _rest(data, "wait"), "info"
 
 
 def _ignored(data: Mapping[str, Any], step: str, names: Names) -> Telling:
@@ -449,7 +464,11 @@ _TELLERS: Mapping[str, Teller] = {
     "paused": _plain("Paused{by}.", "warning"),
     "resumed": _plain("Resumed{by}."),
     "retried": _plain("{step} is tried again{by}."),
-    "cancelled": lambda data, step, names: (f"Cancelled{names.by(data)}.", _rest(data, "by", "result"), "warning"),
+    "cancelled": lambda data, step, names: (
+        f"Cancelled{names.by(data)}.",
+        _rest(data, "by", "result"),
+        "warning",
+    ),
     "completed": _completed,
     "failed": _failed,
     "quarantined": _plain("Three workers stopped while doing {step}; the run is set aside.", "error"),
@@ -458,6 +477,7 @@ _TELLERS: Mapping[str, Teller] = {
     "released": _plain("The list is complete; the run may begin."),
     "scrubbed": _plain("The customer details of this run were removed."),
     "ignored": _ignored,
+    "paced": _paced,
     "late": _plain("{step} answered late, after the run had moved on; the answer was put aside.", "warning"),
 }
 KINDS = frozenset(_TELLERS)

@@ -8,6 +8,7 @@ Where a turn comes from is kept in the row itself, because the claim overwrites 
 So a worker that dies between claim and settle loses nothing that a signal said.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
@@ -33,6 +34,7 @@ UNKNOWN_OPTIONS = (
     Option("skip", "Skip", "skip"),
 )
 ENDED = frozenset({"completed", "cancelled"})
+_CODE = re.compile(r"[a-z][a-z0-9_-]{0,39}")  # a result is kept readable: no room for a name
 Started = Literal["", "mark", "keep"]
 
 
@@ -304,7 +306,7 @@ def _cancel(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
 
 def _retry(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
     held = turn.state == "waiting" and turn.waiting_for.startswith("provider:")
-    if turn.state not in ("failed", "parked") and not held or turn.reason == UNKNOWN:
+    if (turn.state not in ("failed", "parked") and not held) or turn.reason == UNKNOWN:
         _ignored(turn, entry, facts)
         return
     if turn.progress.get("scrubbed"):
@@ -501,7 +503,9 @@ def ask(turn: Turn, outcome: Ask, *, kind: str = "approval") -> None:
     turn.note("asked", approval=str(approval))
     batch = f"ask:{turn.parent or turn.id}:{turn.step}:{turn.visit}"
     turn.post(
-        Notice(f"{turn.sop.name}: an answer is needed.", channel=outcome.channel, dedupe=batch), kind, approval
+        Notice(f"{turn.sop.name}: an answer is needed.", channel=outcome.channel, dedupe=batch),
+        kind,
+        approval,
     )
 
 
@@ -544,6 +548,9 @@ def take_outcome(turn: Turn, handler: Handler, outcome: object, ms: int | None =
     """Apply what the handler answered, or raise DataError when it is not an outcome."""
     if type(outcome) not in _OUTCOMES:
         raise DataError(f"handler {handler.name!r} returned {type(outcome).__name__}, which is no outcome")
+    result = getattr(outcome, "result", "")
+    if result and not _CODE.fullmatch(result):
+        raise DataError(f"handler {handler.name!r} gave a result that is no code such as sent or not_home")
     timing = {} if ms is None else {"ms": ms}
     _OUTCOMES[type(outcome)](turn, handler, outcome, timing)
     for notice in outcome.notify:  # type: ignore[attr-defined]
@@ -565,7 +572,9 @@ def _wait(turn: Turn, handler: Handler, outcome: Wait, timing: dict[str, int]) -
     turn.waiting_for = "event" if outcome.event else "time"
     turn.clear_attempt()
     turn.rest("waiting", until=until)
-    turn.note("waiting", **({"event": outcome.event} if outcome.event else {}), until=until and until.isoformat())
+    turn.note(
+        "waiting", **({"event": outcome.event} if outcome.event else {}), until=until and until.isoformat()
+    )
     early = turn.progress.get("events", [])
     if outcome.event and outcome.event in early:
         early.remove(outcome.event)
@@ -635,22 +644,20 @@ class Rules:
 def take_error(turn: Turn, handler: Handler, effect: Effect, error: StepError, rules: Rules) -> None:
     """Apply what went wrong: wait and try again, hold, look first, ask a person, or follow on_failure."""
     turn.recorded()
-    if isinstance(error, RateLimited):
+    if effect is Effect.AT_MOST_ONCE and turn.started and error.sent == "maybe":
+        put_before_person(turn, error.reason)
+    elif isinstance(error, RateLimited):
         _hold(turn, handler, error, error.retry_after or FIRST_HOLD)
     elif isinstance(error, Transient):
-        _transient(turn, handler, effect, error, rules)
+        _transient(turn, handler, error, rules)
     else:
         turn.clear_attempt()
         turn.note("step_failed", code=error.reason)
         follow(turn, handler, error)
 
 
-def _transient(turn: Turn, handler: Handler, effect: Effect, error: StepError, rules: Rules) -> None:
-    unknown = error.sent == "maybe" and turn.started
-    if unknown and effect is Effect.AT_MOST_ONCE:
-        put_before_person(turn, error.reason)
-        return
-    if not unknown:
+def _transient(turn: Turn, handler: Handler, error: StepError, rules: Rules) -> None:
+    if error.sent == "no":
         turn.clear_attempt()
     if turn.retries >= turn.definition.max_retries:
         turn.note("step_failed", code=error.reason, retries=turn.retries)

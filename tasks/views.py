@@ -90,7 +90,7 @@ def _short(task: Task, now: datetime) -> str:
         return timeline.awaits(task)
     if task.wake_at and task.wake_at > now:
         return f"goes on at {timeline.moment(task.wake_at, now)}"
-    return ""
+    return "being done now" if task.status == "running" else "begins as soon as a worker is free"
 
 
 def _filters(chosen: QueryDict, now: datetime) -> tuple[Q, list[Chip]]:
@@ -219,8 +219,8 @@ ACTS: Mapping[str, Act] = {
         Act(
             "cancel",
             "Cancel",
-            "The run ends for good, with every open run that it started. What was sent already is not taken back. "
-            "This cannot be undone.",
+            "The run ends for good, with every open run that it started. "
+            "What was sent already is not taken back. This cannot be undone.",
             "The run ends before its next step. What was sent already is not taken back.",
         ),
     )
@@ -234,7 +234,9 @@ def acts_for(task: Task) -> list[Act]:
     names = {
         "ready": ["pause", "cancel"],
         "running": ["pause", "cancel"],
-        "waiting": ["retry", "pause", "cancel"] if task.waiting_for.startswith("provider:") else ["pause", "cancel"],
+        "waiting": ["retry", "pause", "cancel"]
+        if task.waiting_for.startswith("provider:")
+        else ["pause", "cancel"],
         "paused": (["cancel"] if asks else ["retry", "cancel"]) if parked else ["resume", "cancel"],
         "failed": ["retry", "cancel"],
     }.get(task.status, [])
@@ -306,7 +308,9 @@ def run_act(request: HttpRequest, number: uuid.UUID, kind: str) -> HttpResponse:
     task = _task(request, number)
     act = next((act for act in acts_for(task) if act.kind == kind), None)
     if act is None:
-        messages.warning(request, f"The run is {state_of(task).word.lower()} now; there is nothing to {kind}.")
+        messages.warning(
+            request, f"The run is {state_of(task).word.lower()} now; there is nothing to {kind}."
+        )
         return redirect("admin:tasks_task_change", task.pk)
     form = WhyForm(request.POST or None)
     if request.method == "POST" and form.is_valid():

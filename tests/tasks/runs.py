@@ -139,14 +139,20 @@ class HandDrain(Drain):
 
 # Events that say nothing of what a step came to: the count of deaths goes on over them.
 UNRECORDED = frozenset(
-    "claimed started handed_back rested paused resumed ignored reminded escalated released retried freed paced "
-    "scrubbed crm_called late created".split()
+    ["claimed", "started", "handed_back", "rested", "paused", "resumed", "ignored", "reminded", "escalated", "released", "retried", "freed", "paced", "scrubbed", "crm_called", "late", "created"]
 )
 
 
 def replayed(events: Sequence[TaskEvent]) -> dict[str, Any]:
     """Return what the events alone say of the row."""
-    row = {"status": "", "step": events[0].step, "visit": 1, "retries": 0, "crashes": 0, "seq": events[-1].seq}
+    row = {
+        "status": "",
+        "step": events[0].step,
+        "visit": 1,
+        "retries": 0,
+        "crashes": 0,
+        "seq": events[-1].seq,
+    }
     visits = {events[0].step: 1}
     for event in events:
         if event.kind == "claimed":
@@ -154,7 +160,9 @@ def replayed(events: Sequence[TaskEvent]) -> dict[str, Any]:
         elif event.kind not in UNRECORDED:
             row["crashes"] = int(row["status"] == "running")
         if event.status != "running":
-            row["crashes"] = max(0, row["crashes"] - 1) if row["status"] in ("running", "") else row["crashes"]
+            row["crashes"] = (
+                max(0, row["crashes"] - 1) if row["status"] in ("running", "") else row["crashes"]
+            )
         row["status"] = event.status
         if "retry" in event.data:
             row["retries"] = event.data["retry"]

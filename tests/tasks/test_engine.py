@@ -71,7 +71,9 @@ def test_pure_steps_settle_together_in_one_commit(probe: Probe) -> None:
 
 
 def test_a_result_is_sealed_unless_its_field_is_open(probe: Probe) -> None:
-    probe.told["s1"] = lambda _: Done(values={"text": "Dear Ann", "customer_name": "Ann", "crm_customer_id": "c1"})
+    probe.told["s1"] = lambda _: Done(
+        values={"text": "Dear Ann", "customer_name": "Ann", "crm_customer_id": "c1"}
+    )
     probe.told["s2"] = lambda _: Wait(delay=timedelta(days=1))
     task = begun(published("probe.pure", "probe.pure"))
     engine.drain()
@@ -227,7 +229,9 @@ def test_a_mail_whose_answer_was_lost_is_put_before_a_person(probe: Probe) -> No
     check_invariants()
 
 
-@pytest.mark.parametrize(("choice", "calls", "result"), [("was_sent", 1, "sent"), ("skip", 1, "done"), ("send_again", 2, "done")])
+@pytest.mark.parametrize(
+    ("choice", "calls", "result"), [("was_sent", 1, "sent"), ("skip", 1, "done"), ("send_again", 2, "done")]
+)
 def test_a_person_settles_an_unknown_outcome(probe: Probe, choice: str, calls: int, result: str) -> None:
     probe.told["s1"] = lambda _: raising(Transient("broke", sent="maybe"))
     task = begun(published("probe.once"))
@@ -277,7 +281,9 @@ def die_after(task: Task, *, marked: bool) -> None:
     make_due(task)
 
 
-@pytest.mark.parametrize("handler", ["probe.pure", "probe.read", "probe.keyed", "probe.checked", "probe.once"])
+@pytest.mark.parametrize(
+    "handler", ["probe.pure", "probe.read", "probe.keyed", "probe.checked", "probe.once"]
+)
 def test_a_worker_that_died_before_the_start_mark_costs_nothing(probe: Probe, handler: str) -> None:
     task = begun(published(handler))
     die_after(task, marked=False)
@@ -337,9 +343,7 @@ def test_a_run_that_a_worker_died_with_is_claimed_alone(probe: Probe) -> None:
     assert drain.claimed() == [suspect]
 
 
-def test_workers_that_die_without_progress_stop_claiming_for_a_while(
-    probe: Probe
-) -> None:
+def test_workers_that_die_without_progress_stop_claiming_for_a_while(probe: Probe) -> None:
     task = begun(published("probe.pure"))
     assert not any(journal.note_death(3, 60.0) for _ in range(2))
     assert journal.note_death(3, 60.0)
@@ -408,7 +412,9 @@ def test_every_fourth_claim_goes_by_age_so_that_nothing_starves(probe: Probe, se
     assert [task for task, _, _ in probe.calls].index(old.id) == 3
 
 
-def test_one_sop_takes_at_most_half_of_the_threads_while_others_wait(probe: Probe, settings: LazySettings) -> None:
+def test_one_sop_takes_at_most_half_of_the_threads_while_others_wait(
+    probe: Probe, settings: LazySettings
+) -> None:
     settings.ENGINE_THREADS = 4
     go = threading.Event()
     probe.told["s1"] = lambda _: (go.wait(5), Done())[1]
@@ -438,7 +444,9 @@ def test_a_rate_limit_gives_each_run_its_slot(probe: Probe) -> None:
     assert {fresh(task).status for task in tasks} == {"completed"}
 
 
-def test_a_drain_that_must_stop_gives_back_what_it_has_not_begun(probe: Probe, settings: LazySettings) -> None:
+def test_a_drain_that_must_stop_gives_back_what_it_has_not_begun(
+    probe: Probe, settings: LazySettings
+) -> None:
     settings.ENGINE_THREADS = 2
     begun_now = threading.Event()
     stopping: list[bool] = []
@@ -468,7 +476,9 @@ def test_a_drain_that_must_stop_gives_back_what_it_has_not_begun(probe: Probe, s
 def test_a_parent_waits_for_its_children_and_gets_their_counts(probe: Probe) -> None:
     published("probe.pure", slug="child")
     probe.told["s1"] = lambda run: (
-        Start([Child("child", {}, key=str(n)) for n in range(5)]) if run.sop == "parent" else Done(result="sent")
+        Start([Child("child", {}, key=str(n)) for n in range(5)])
+        if run.sop == "parent"
+        else Done(result="sent")
     )
     seen: list[object] = []
     probe.told["s2"] = lambda run: (seen.append(run.context["children"]), Done())[1]

@@ -10,7 +10,17 @@ from tasks import sweep as sweeping
 from tasks.drain import facts_for, turn_of
 from tasks.models import Approval, Task, TaskEvent
 from tasks.outcome import Ask, Child, Continue, Done, Option, Outcome, Start, StepRun, Wait
-from tests.tasks.runs import HandDrain, Probe, begun, check_invariants, fresh, kinds, make_due, published, several
+from tests.tasks.runs import (
+    HandDrain,
+    Probe,
+    begun,
+    check_invariants,
+    fresh,
+    kinds,
+    make_due,
+    published,
+    several,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -69,7 +79,9 @@ def test_an_answer_before_the_question_settles_is_applied_right_after(probe: Pro
 def test_two_last_children_at_once_wake_their_parent_once(probe: Probe) -> None:
     published("probe.pure", slug="child")
     probe.told["s1"] = lambda run: (
-        Start([Child("child", {}, key=str(n)) for n in range(2)]) if run.sop == "parent" else Done(result="sent")
+        Start([Child("child", {}, key=str(n)) for n in range(2)])
+        if run.sop == "parent"
+        else Done(result="sent")
     )
     parent = begun(published("probe.pure", slug="parent"))
     first, second = HandDrain(), HandDrain()

@@ -170,7 +170,10 @@ class World(RuleBasedStateMachine):
             sop_id=old.sop_id,
             number=SopVersion.objects.filter(sop_id=old.sop_id).count() + 1,
             published_at=journal.database_now(),
-            definition={**old.definition, "steps": [*old.definition["steps"], {"key": "more", "handler": "probe.pure"}]},
+            definition={
+                **old.definition,
+                "steps": [*old.definition["steps"], {"key": "more", "handler": "probe.pure"}],
+            },
         )
         Sop.objects.filter(pk=old.sop_id).update(published=new)
         self.versions[shape] = new

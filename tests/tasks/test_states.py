@@ -102,19 +102,28 @@ STATES: dict[str, Callable[[Probe], Task]] = {
     "cancelled": _cancelled,
 }
 
-# state -> signal -> status afterwards; "=" is no change, and "refused" is not even taken.
-TABLE = {
-    "ready":                {"pause": "paused", "resume": "completed", "cancel": "cancelled", "retry": "completed", "answer": "completed", "event": "completed", "expire": "completed"},
-    "waiting":              {"pause": "paused", "resume": "=",         "cancel": "cancelled", "retry": "=",         "answer": "=",         "event": "completed", "expire": "completed"},
-    "asked":                {"pause": "paused", "resume": "=",         "cancel": "cancelled", "retry": "=",         "answer": "completed", "event": "=",         "expire": "completed"},
-    "paused":               {"pause": "=",      "resume": "completed", "cancel": "cancelled", "retry": "=",         "answer": "=",         "event": "=",         "expire": "="},
-    "paused while waiting": {"pause": "=",      "resume": "waiting",   "cancel": "cancelled", "retry": "=",         "answer": "=",         "event": "=",         "expire": "="},
-    "paused while asked":   {"pause": "=",      "resume": "waiting",   "cancel": "cancelled", "retry": "=",         "answer": "=",         "event": "=",         "expire": "="},
-    "parked":               {"pause": "=",      "resume": "completed", "cancel": "cancelled", "retry": "completed", "answer": "=",         "event": "=",         "expire": "="},
-    "failed":               {"pause": "refused", "resume": "refused",  "cancel": "cancelled", "retry": "completed", "answer": "refused",   "event": "refused",   "expire": "="},
-    "completed":            {"pause": "refused", "resume": "refused",  "cancel": "refused",   "retry": "refused",   "answer": "refused",   "event": "refused",   "expire": "="},
-    "cancelled":            {"pause": "refused", "resume": "refused",  "cancel": "refused",   "retry": "refused",   "answer": "refused",   "event": "refused",   "expire": "="},
-}  # fmt: skip
+# "=" is no change, "refused" is not even taken; a run that ends well is "completed".
+SPELLED_OUT = """
+state                | pause   | resume    | cancel    | retry     | answer    | event     | expire
+ready                | paused  | completed | cancelled | completed | completed | completed | completed
+waiting              | paused  | =         | cancelled | =         | =         | completed | completed
+asked                | paused  | =         | cancelled | =         | completed | =         | completed
+paused               | =       | completed | cancelled | =         | =         | =         | =
+paused while waiting | =       | waiting   | cancelled | =         | =         | =         | =
+paused while asked   | =       | waiting   | cancelled | =         | =         | =         | =
+parked               | =       | completed | cancelled | completed | =         | =         | =
+failed               | refused | refused   | cancelled | completed | refused   | refused   | =
+completed            | refused | refused   | refused   | refused   | refused   | refused   | =
+cancelled            | refused | refused   | refused   | refused   | refused   | refused   | =
+"""
+
+
+def _table() -> dict[str, dict[str, str]]:
+    head, *lines = ([cell.strip() for cell in line.split("|")] for line in SPELLED_OUT.strip().splitlines())
+    return {line[0]: dict(zip(head[1:], line[1:], strict=True)) for line in lines}
+
+
+TABLE = _table()
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -1,0 +1,100 @@
+"""Steps that stop for a person."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from tasks.calendars import parse_duration
+from tasks.outcome import Ask, DataError, Decision, Open, Option, Outcome, StepRun, handler
+
+
+def _checked_duration(text: str | int) -> str | int:
+    parse_duration(text)
+    return text
+
+
+Duration = Annotated[str | int, AfterValidator(_checked_duration)]
+
+
+class Draft(BaseModel):
+    """What the customer would get."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    to: str = ""
+    subject: str = ""
+    text: str = ""
+    html: str = ""
+
+
+class Choice(BaseModel):
+    """One button; `outcome` is approve, edit, decline or the key of the step to go to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str
+    label: str
+    outcome: Decision
+
+
+class Answer(BaseModel):
+    """The answer, with the text that was approved."""
+
+    choice: Open[str]
+    to: str
+    subject: str
+    text: str
+    html: str
+
+
+USUAL = (
+    Choice(key="approve", label="Send as is", outcome="approve"),
+    Choice(key="edit", label="Edit first", outcome="edit"),
+    Choice(key="decline", label="Don't send", outcome="decline"),
+)
+
+
+@handler("human.ask", asks=True, results=Answer)
+def ask(
+    step: StepRun,
+    *,
+    question: str,
+    draft: Draft | None = None,
+    options: Sequence[Choice] = USUAL,
+    channel: str = "",
+    remind: Sequence[Duration] = ("2h", "20h"),
+    escalate: Duration | None = "24h",
+    expire: Duration | None = "48h",
+    then: Literal["decline", "escalate", "continue"] = "decline",
+) -> Outcome:
+    """Ask a person and wait for the answer.
+
+    `draft` is what the customer would get; what is approved is what later steps send. Times count
+    from the question; `then` says what happens when nobody has answered until `expire`.
+    """
+    _check(question, options)
+    return Ask(
+        question=question,
+        options=[Option(key=o.key, label=o.label, outcome=o.outcome) for o in options],
+        draft=draft.model_dump() if draft else {},
+        channel=channel or step.channel,
+        remind_after=[_seconds(after) for after in remind],
+        escalate_after=None if escalate is None else _seconds(escalate),
+        expire_after=None if expire is None else _seconds(expire),
+        then=then,
+    )
+
+
+def _check(question: str, options: Sequence[Choice]) -> None:
+    keys = [option.key for option in options]
+    if not question.strip():
+        raise DataError("The question is empty.")
+    if not keys:
+        raise DataError("A question needs at least one option.")
+    if len(set(keys)) < len(keys):
+        raise DataError(f"Two options have the same key: {', '.join(keys)}.")
+
+
+def _seconds(text: str | int) -> float:
+    return parse_duration(text).total_seconds()
