@@ -1,0 +1,152 @@
+"""Any CRM that speaks our REST contract: /api/v1/customers and its neighbours, JSON, a bearer key."""
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from crm.provider import Can, Connection, Provider, Row, Rows, page_number, providers
+from crm.records import ENTITIES
+from sopengine.errors import AuthError, DataError, Permanent, Transient
+from sopengine.http import Answer, Client
+
+PER_PAGE = 100
+ROOT = "/api/v1"
+
+
+@providers.register("rest")
+class Rest(Provider):
+    """The contract over HTTP. It promises to keep each Idempotency-Key for 24 hours."""
+
+    name = "rest"
+    idempotency = 24.0
+    can: ClassVar[Mapping[str, Can]] = {
+        "customers": Can(
+            {"query", "find", "search", "create", "update"},
+            {"status", "services", "not_signed_for_season", "last_service_before", "city"},
+        ),
+        "invoices": Can({"query", "find"}, {"status", "customer_id", "due_before"}),
+        "quotes": Can({"query", "find"}, {"status", "customer_id"}),
+        "appointments": Can({"query", "create", "update"}, {"from", "to"}),
+        "notes": Can({"create"}),
+    }
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._client = Client("crm", connection.base_url.rstrip("/").removesuffix(ROOT))
+
+    def list_rows(self, entity: str, filters: Mapping[str, Any], cursor: str) -> Rows:
+        """Return one page; the cursor is its number."""
+        params = [pair for name, value in filters.items() for pair in _pairs(name, value)]
+        return self._page(entity, f"{ROOT}/{entity}", params, cursor)
+
+    def find_row(self, entity: str, record_id: str) -> Row | None:
+        """Return one row, or None for a 404."""
+        answer = self._call("GET", _path(entity, record_id), f"{entity}.find")
+        return self._one(entity, answer) if answer.found else None
+
+    def search_rows(self, entity: str, text: str, cursor: str) -> Rows:
+        """Return one page of the rows that fit the text."""
+        return self._page(entity, f"{ROOT}/{entity}/search", [("q", text)], cursor)
+
+    def create_row(self, entity: str, row: Row, key: str) -> Row | None:
+        """Create a row; a note goes to the customer it belongs to."""
+        path = f"{ROOT}/{entity}"
+        if entity == "notes":
+            row = dict(row)
+            path = f"{_path('customers', row.pop('customer_id'))}/notes"
+        return self._write("POST", entity, path, row, key, f"{entity}.create")
+
+    def update_row(self, entity: str, record_id: str, row: Row, key: str) -> Row | None:
+        """Change the given fields of a row."""
+        return self._write("PATCH", entity, _path(entity, record_id), row, key, f"{entity}.update")
+
+    def ping(self) -> bool:
+        """Ask for one customer."""
+        self._page("customers", f"{ROOT}/customers", [], "", per_page=1)
+        return True
+
+    def _page(
+        self, entity: str, path: str, params: list[tuple[str, str]], cursor: str, per_page: int = PER_PAGE
+    ) -> Rows:
+        number = page_number(cursor)
+        asked = [*params, ("page", str(number)), ("per_page", str(per_page))]
+        answer = self._call("GET", path, f"{entity}.list", asked)
+        if not answer.found:
+            raise Permanent(f"the CRM has no list of {entity}", code="http_404")
+        return _rows(entity, answer.value, number)
+
+    def _write(self, method: str, entity: str, path: str, row: Row, key: str, label: str) -> Row | None:
+        headers = {"Idempotency-Key": key} if key else {}
+        try:
+            answer = self._call(method, path, label, body={ENTITIES[entity].word: row}, headers=headers)
+        except Permanent as error:
+            if key and error.reason == "http_409":  # the first request with this key is still at work
+                raise Transient("crm is still at work on this request", code="http_409") from None
+            raise
+        return self._one(entity, answer) if answer.found else None
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        label: str,
+        params: Iterable[tuple[str, str]] = (),
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        secret = self.connection.secret()
+        if not secret:
+            raise AuthError(
+                "There is no API key for the CRM: store one with `credential set crm` or set CRM_API_KEY."
+            )
+        return self._client.call(
+            method,
+            path,
+            label=label,
+            params=params,
+            body=body,
+            headers={"Authorization": f"Bearer {secret}", **(headers or {})},
+            deadline=self.connection.deadline,
+        )
+
+    def _one(self, entity: str, answer: Answer) -> Row:
+        word = ENTITIES[entity].word
+        row = answer.value.get(word) if isinstance(answer.value, dict) else None
+        if not isinstance(row, dict):
+            raise DataError(f"crm: the answer has no {word!r} with an object", code="shape", sent="maybe")
+        return row
+
+
+def _rows(entity: str, value: Any, number: int) -> Rows:
+    """Return the rows of a list's answer, or raise DataError when it is not the page asked for."""
+    rows = value.get(entity) if isinstance(value, dict) else None
+    meta = value.get("meta") if isinstance(value, dict) else None
+    if not isinstance(rows, list):
+        raise DataError(f"crm: the answer has no {entity!r} with a list", code="shape")
+    counts = [meta.get(name) if isinstance(meta, dict) else None for name in ("total", "page", "per_page")]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise DataError("crm: the answer's 'meta' lacks total, page or per_page", code="shape")
+    total, page, per_page = (int(count or 0) for count in counts)
+    if page != number:
+        raise DataError(f"crm: page {number} of {entity} was asked for, another came", code="shape")
+    if len(rows) > per_page or (not rows and (number - 1) * per_page < total):
+        raise DataError(f"crm: page {number} of {entity} has not the rows it promises", code="shape")
+    return Rows(rows, str(number + 1) if number * per_page < total else "")
+
+
+def _path(entity: str, record_id: str) -> str:
+    return f"{ROOT}/{entity}/{quote(record_id, safe='')}"
+
+
+def _pairs(name: str, value: Any) -> list[tuple[str, str]]:
+    """Return a filter as parameters: comma-separated, or repeated where a comma is part of a value."""
+    if not isinstance(value, tuple):
+        return [(name, _text(value))]
+    if any("," in part for part in value):
+        return [(name, part) for part in value]
+    return [(name, ",".join(value))]
+
+
+def _text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, date) else str(value)

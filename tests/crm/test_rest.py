@@ -1,0 +1,193 @@
+"""The REST provider: what it sends, and what it makes of answers that are not what was promised."""
+
+import json
+from typing import Any
+
+import pytest
+import responses
+
+from crm.provider import Connection, providers
+from crm.service import CrmService
+from sopengine.errors import AuthError, DataError, Permanent, StepError, Transient
+
+BASE = "https://crm.example.com"
+CUSTOMERS = f"{BASE}/api/v1/customers"
+ADA = {"id": "c1", "name": "Ada", "status": "past"}
+META = {"total": 1, "page": 1, "per_page": 25}
+
+
+def service(base_url: str = BASE, key: str | None = "s3cret") -> CrmService:
+    return CrmService(providers.get("rest")(Connection(base_url, lambda: key)))
+
+
+def sent() -> Any:
+    return responses.calls[0].request
+
+
+@responses.activate
+@pytest.mark.parametrize("base_url", [BASE, f"{BASE}/", f"{BASE}/api/v1", f"{BASE}/api/v1/"])
+def test_the_address_may_be_given_with_or_without_its_root(base_url: str) -> None:
+    responses.get(f"{CUSTOMERS}/c1", json={"customer": ADA})
+
+    assert service(base_url).find("c1").name == "Ada"  # type: ignore[union-attr]
+    assert sent().headers["Authorization"] == "Bearer s3cret"
+
+
+@responses.activate
+def test_filters_go_out_in_the_contracts_words() -> None:
+    responses.get(CUSTOMERS, json={"customers": [ADA], "meta": META})
+
+    list(
+        service().query(
+            status="past",
+            services=["fertilizer", "weed_control"],
+            not_signed_for_season="2026",
+            last_service_before="2026-01-31",
+            city="St. Paul & Co",
+        )
+    )
+
+    assert sent().params == {
+        "status": "past",
+        "services": "fertilizer,weed_control",
+        "not_signed_for_season": "2026",
+        "last_service_before": "2026-01-31",
+        "city": "St. Paul & Co",
+        "page": "1",
+        "per_page": "100",
+    }
+
+
+@responses.activate
+def test_a_write_wraps_its_record_and_carries_its_key() -> None:
+    responses.post(f"{CUSTOMERS}/c1/notes", json={"note": {"id": "n1", "customer_id": "c1", "text": "hi"}})
+
+    service().note("c1", "hi", key="task:note:1")
+
+    assert json.loads(sent().body) == {"note": {"text": "hi"}}
+    assert sent().headers["Idempotency-Key"] == "task:note:1"
+
+
+@responses.activate
+def test_pages_go_on_at_the_size_that_the_crm_allows() -> None:
+    for page in (1, 2, 3):
+        rows = [{**ADA, "id": f"c{page}{place}"} for place in range(25 if page < 3 else 5)]
+        responses.get(
+            CUSTOMERS,
+            json={"customers": rows, "meta": {"total": 55, "page": page, "per_page": 25}},
+            match=[responses.matchers.query_param_matcher({"page": page, "per_page": 100})],
+        )
+
+    assert len(list(service().query())) == 55
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        [],
+        "customers",
+        None,
+        {"customers": None, "meta": META},
+        {"customers": {"c1": ADA}, "meta": META},
+        {"customers": [ADA]},
+        {"customers": [ADA], "meta": None},
+        {"customers": [ADA], "meta": {"total": 1}},
+        {"customers": [ADA], "meta": {**META, "total": "1"}},
+        {"customers": [ADA], "meta": {**META, "total": -1}},
+        {"customers": [ADA], "meta": {**META, "total": True}},
+        {"customers": [ADA], "meta": {**META, "page": 2}},
+        {"customers": [ADA, ADA], "meta": {**META, "per_page": 1}},
+        {"customers": [], "meta": META},
+        {"customers": [ADA, "c2"], "meta": META},
+        {"customers": [{"id": "c1"}], "meta": META},
+    ],
+)
+def test_a_page_that_is_not_what_was_promised_is_a_data_error(value: Any) -> None:
+    responses.get(CUSTOMERS, json=value)
+
+    with pytest.raises(DataError):
+        list(service().query())
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    "value", [{}, [], {"customer": None}, {"customer": [ADA]}, ADA, {"customer": {"id": "c1"}}]
+)
+def test_a_record_that_is_not_what_was_promised_is_a_data_error(value: Any) -> None:
+    responses.get(f"{CUSTOMERS}/c1", json=value)
+
+    with pytest.raises(DataError):
+        service().find("c1")
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    "value", [{}, {"customer": None}, {"customer": {"id": "c1"}}, {"customer": {**ADA, "id": "c2"}}]
+)
+def test_a_write_whose_answer_cannot_be_read_may_have_been_applied(value: Any) -> None:
+    responses.patch(f"{CUSTOMERS}/c1", json=value)
+
+    with pytest.raises(DataError) as caught:
+        service().update("c1", {"city": "Edina"}, key="k")
+
+    assert caught.value.sent == "maybe"
+
+
+@responses.activate
+def test_another_customer_than_the_one_asked_for_is_a_data_error() -> None:
+    responses.get(f"{CUSTOMERS}/c1", json={"customer": {**ADA, "id": "c2"}})
+
+    with pytest.raises(DataError, match="another"):
+        service().find("c1")
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [
+        (401, AuthError, "auth"),
+        (422, Permanent, "http_422"),
+        (500, Transient, "http_500"),
+        (409, Transient, "http_409"),
+    ],
+)
+def test_a_refused_write_is_told_by_its_status(status: int, kind: type[StepError], code: str) -> None:
+    responses.post(CUSTOMERS, status=status, json={"error": "CANARY"})
+    crm = service()
+
+    with pytest.raises(kind) as caught:
+        crm.create({"name": "Ada"}, key="k")
+
+    assert caught.value.reason == crm.calls[0].status == code
+    assert "CANARY" not in str(caught.value)
+    assert len(responses.calls) == 1
+
+
+@responses.activate
+def test_a_list_that_is_not_there_is_no_empty_list() -> None:
+    responses.get(CUSTOMERS, status=404)
+
+    with pytest.raises(Permanent):
+        list(service().query())
+
+
+@responses.activate
+@pytest.mark.parametrize("key", [None, ""])
+def test_without_a_key_nothing_is_called(key: str | None) -> None:
+    with pytest.raises(AuthError, match="CRM_API_KEY"):
+        service(key=key).find("c1")
+
+
+@responses.activate
+def test_a_key_that_would_break_its_header_never_leaves_and_is_not_told() -> None:
+    with pytest.raises(DataError) as caught:
+        service(key="s3cret\r\nX-Evil: 1").find("c1")
+
+    assert "s3cret" not in str(caught.value)
+
+
+def test_an_address_that_is_missing_is_said_in_words() -> None:
+    with pytest.raises(Permanent, match="address"):
+        service("").find("c1")

@@ -1,0 +1,123 @@
+"""The system checks: each finds what it is for, and nothing on a sound installation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage
+from django.db import connection
+from pytest_django import Settings
+
+from credentials import vault
+from credentials.models import HashKey
+from sopengine import checks
+from tests.servers import Redis
+
+
+def ids(check: Callable[..., list[CheckMessage]]) -> list[str]:
+    return [str(message.id) for message in check(None)]
+
+
+def test_the_times_of_production_fit() -> None:
+    assert ids(checks.times_fit) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"ENGINE_CALL_TIMEOUT": 45.0},
+            "ENGINE_CALL_TIMEOUT (45 s) must be shorter than ENGINE_DEADLINE (45 s)",
+        ),
+        ({"ENGINE_DEADLINE": 61.0}, "ENGINE_DEADLINE (61 s) must be shorter than ENGINE_LEASE (60 s)"),
+        (
+            {"ENGINE_LEASE": 900.0},
+            "ENGINE_LEASE (900 s) must be shorter than CELERY_TASK_SOFT_TIME_LIMIT (150 s)",
+        ),
+        (
+            {"ENGINE_SLICE": 120.0},
+            "ENGINE_SLICE + ENGINE_DEADLINE (165 s) must be shorter than Celery's soft limit",
+        ),
+        ({"ENGINE_SWEEP": 90.0}, "ENGINE_SWEEP must not be longer than ENGINE_LEASE"),
+        (
+            {"CELERY_TASK_TIME_LIMIT": 4000},
+            "CELERY_TASK_TIME_LIMIT (4000 s) must be shorter than the broker's",
+        ),
+    ],
+)
+def test_times_that_do_not_fit_are_named(settings: Settings, changes: dict[str, Any], said: str) -> None:
+    for name, value in changes.items():
+        setattr(settings, name, value)
+    messages = checks.times_fit(None)
+    assert {message.id for message in messages} == {"sopengine.E002"}
+    assert any(message.msg.startswith(said) for message in messages)
+
+
+def test_unknown_providers_and_transports_are_named_with_those_there_are(settings: Settings) -> None:
+    assert ids(checks.names_are_known) == []
+    settings.CRM_PROVIDER, settings.CHAT = "nosuch", "pigeon"
+    provider, transport = checks.names_are_known(None)
+    assert (provider.id, transport.id) == ("sopengine.E003", "sopengine.E004")
+    assert "mock" in provider.msg
+    assert "console" in transport.msg
+
+
+def test_a_transport_of_a_later_version_is_warned_of(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "COMING_TRANSPORTS", frozenset({"telegraph"}))
+    settings.CHAT = "telegraph"
+    (message,) = checks.names_are_known(None)
+    assert message.id == "sopengine.W006"
+    assert "wait in the outbox" in message.msg
+
+
+def test_the_mock_is_said_aloud_with_debug_off(settings: Settings) -> None:
+    settings.DEBUG, settings.CRM_PROVIDER = False, "mock"
+    assert ids(checks.mock_is_said_aloud) == ["sopengine.W001"]
+    settings.CRM_PROVIDER = "rest"
+    assert ids(checks.mock_is_said_aloud) == []
+    settings.DEBUG, settings.CRM_PROVIDER = True, "mock"
+    assert ids(checks.mock_is_said_aloud) == []
+
+
+@pytest.mark.django_db
+def test_a_vault_that_lost_its_key_is_an_error(settings: Settings) -> None:
+    assert ids(checks.vault_opens) == []  # nothing is sealed yet
+    row = HashKey(name="probe")
+    row.secret = vault.seal("x", table=HashKey._meta.db_table, row=row.pk, field="secret")
+    row.save()
+    assert ids(checks.vault_opens) == []
+    settings.VAULT_KEYS = ["other:" + "B" * 43 + "="]
+    (message,) = checks.vault_opens(None)
+    assert message.id == "sopengine.E001"
+    assert "VAULT_KEYS does not contain" in message.msg
+
+
+def test_a_redis_that_throws_messages_away_is_warned_of(settings: Settings, redis_server: Redis) -> None:
+    settings.REDIS_URL = redis_server.url
+    assert ids(checks.redis_keeps_wakeups) == []
+    with redis_server.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        assert ids(checks.redis_keeps_wakeups) == ["sopengine.W002"]
+        client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_redis_that_is_not_there_does_not_stop_a_release(settings: Settings) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    assert ids(checks.redis_keeps_wakeups) == []
+
+
+@pytest.mark.django_db
+def test_more_connections_than_the_server_gives_are_warned_of(settings: Settings) -> None:
+    settings.WEB_CONCURRENCY = 500
+    expected = ["sopengine.W003"] if connection.vendor == "postgresql" else []
+    assert ids(checks.connections_suffice) == expected
+    settings.WEB_CONCURRENCY = 2
+    assert ids(checks.connections_suffice) == []
+
+
+def test_links_and_senders_of_the_development_are_warned_of(settings: Settings) -> None:
+    assert ids(checks.links_and_senders_are_ours) == ["sopengine.W004"] * 2
+    settings.PUBLIC_URL, settings.DEFAULT_FROM_EMAIL = "https://sop.example.com", "Office <a@example.com>"
+    assert ids(checks.links_and_senders_are_ours) == []

@@ -1,0 +1,627 @@
+"""Every end of an outgoing call is a value or a StepError: shown against real sockets."""
+
+import gzip
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+import requests
+import responses
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sopengine.errors import (
+    AuthError,
+    DataError,
+    Permanent,
+    RateLimited,
+    StepError,
+    Transient,
+)
+from sopengine.http import Client, clean_text, read_json, retry_after
+
+Script = Callable[[socket.socket], None]
+
+
+class Wire:
+    """A server that reads each request and then does what the test says with the naked socket."""
+
+    def __init__(self) -> None:
+        self.script: Script = lambda sock: sock.sendall(reply(b'{"ok": true}'))
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for sock in self._open:
+            sock.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                self.connections += 1
+                self._open.append(sock)
+                threading.Thread(target=self._serve, args=[sock], daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        with suppress(OSError):
+            while request := self._read(sock):
+                self.requests.append(request)
+                self.script(sock)
+
+    @staticmethod
+    def _read(sock: socket.socket) -> bytes:
+        found = b""
+        while b"\r\n\r\n" not in found:
+            piece = sock.recv(65536)
+            if not piece:
+                return b""
+            found += piece
+        head, _, body = found.partition(b"\r\n\r\n")
+        for line in head.lower().split(b"\r\n"):
+            if line.startswith(b"content-length:"):
+                while len(body) < int(line.split(b":")[1]):
+                    body += sock.recv(65536)
+        return head + b"\r\n\r\n" + body
+
+
+class Left:
+    """A deadline with so many seconds left."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+
+    def remaining(self) -> float:
+        return max(0.0, self.end - time.monotonic())
+
+    def check(self) -> None:
+        if not self.remaining():
+            raise Transient("over", code="deadline", sent="no")
+
+
+def reply(body: bytes, status: str = "200 OK", *headers: str, kind: str = "application/json") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", f"Content-Type: {kind}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def hang_up(sock: socket.socket) -> None:
+    sock.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    server = Wire()
+    yield server
+    server.close()
+
+
+def call(wire: Wire, method: str = "GET", path: str = "/x", **options: object) -> object:
+    seconds = float(str(options.pop("seconds", 5.0)))
+    size = int(str(options.pop("max_bytes", 1_000_000)))
+    client = Client("crm", wire.url, total_seconds=seconds, max_bytes=size)
+    return client.call(method, path, label="x.find", **options)  # type: ignore[arg-type]
+
+
+def error_of(wire: Wire, *args: str, **options: object) -> StepError:
+    with pytest.raises(StepError) as caught:
+        call(wire, *args, **options)
+    return caught.value
+
+
+# -- a good call -----------------------------------------------------------------------------------
+
+
+def test_an_answer_is_the_json_value(wire: Wire) -> None:
+    answer = Client("crm", wire.url).call("GET", "/x", label="x.find")
+
+    assert (answer.status, answer.value, answer.found) == (200, {"ok": True}, True)
+
+
+def test_a_request_carries_what_was_given_and_nothing_of_the_environment(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    client = Client("crm", f"{wire.url}/firm/")
+
+    client.call(
+        "POST",
+        "/a%2Fb",
+        label="x.create",
+        params=[("q", "Zoë & co")],
+        body={"name": "Zoë"},
+        headers={"Authorization": "Bearer s3cret"},
+    )
+
+    head, _, body = wire.requests[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /firm/a%2Fb?q=Zo%C3%AB+%26+co HTTP/1.1\r\n")
+    assert b"\r\nAuthorization: Bearer s3cret" in head
+    assert b"\r\nAccept: application/json" in head
+    assert json.loads(body) == {"name": "Zoë"}
+
+
+def test_a_thread_keeps_its_connection_and_shares_it_with_nobody(wire: Wire) -> None:
+    call(wire)
+    call(wire)
+    other = threading.Thread(target=call, args=[wire])
+    other.start()
+    other.join()
+
+    assert len(wire.requests) == 3
+    assert wire.connections == 2
+
+
+def test_the_connection_is_kept_after_a_404_and_after_an_error(wire: Wire) -> None:
+    wire.script = lambda sock: sock.sendall(reply(b"<html>", "404 Not Found", kind="text/html"))
+    call(wire)
+    wire.script = lambda sock: sock.sendall(reply(b"{}", "500 Broken"))
+    error_of(wire)
+    error_of(wire)
+
+    assert wire.connections == 1
+
+
+def test_cookies_are_never_kept(wire: Wire) -> None:
+    wire.script = lambda sock: sock.sendall(reply(b"{}", "200 OK", "Set-Cookie: id=1; Path=/"))
+
+    call(wire)
+    call(wire)
+
+    assert b"cookie" not in wire.requests[1].lower()
+
+
+def test_packed_answers_are_unpacked(wire: Wire) -> None:
+    packed = gzip.compress(b'{"ok": 1}')
+    wire.script = lambda sock: sock.sendall(reply(packed, "200 OK", "Content-Encoding: gzip"))
+
+    assert Client("crm", wire.url).call("GET", "/x", label="x").value == {"ok": 1}
+
+
+def test_an_answer_of_204_has_no_value(wire: Wire) -> None:
+    wire.script = lambda sock: sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    assert Client("crm", wire.url).call("PATCH", "/x", label="x").value is None
+
+
+# -- the status table ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_what_is_not_there_is_no_error(wire: Wire, status: int) -> None:
+    wire.script = lambda sock: sock.sendall(reply(b"<html>no</html>", f"{status} Gone", kind="text/html"))
+
+    answer = Client("crm", wire.url).call("GET", "/x", label="x")
+
+    assert (answer.found, answer.value) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code", "sent"),
+    [
+        (401, AuthError, "auth", "no"),
+        (403, AuthError, "auth", "no"),
+        (429, RateLimited, "rate_limited", "no"),
+        (400, Permanent, "http_400", "no"),
+        (409, Permanent, "http_409", "no"),
+        (422, Permanent, "http_422", "no"),
+        (408, Transient, "http_408", "maybe"),
+        (500, Transient, "http_500", "maybe"),
+        (503, Transient, "http_503", "maybe"),
+        (301, Permanent, "redirect", "no"),
+        (307, Permanent, "redirect", "no"),
+    ],
+)
+def test_each_status_has_its_error(
+    wire: Wire, status: int, kind: type[StepError], code: str, sent: str
+) -> None:
+    wire.script = lambda sock: sock.sendall(reply(b'{"error": "CANARY"}', f"{status} No"))
+
+    error = error_of(wire, "POST")
+
+    assert (type(error), error.reason, error.sent) == (kind, code, sent)
+    assert "CANARY" not in str(error)
+    assert len(wire.requests) == 1
+
+
+def test_a_redirect_is_never_followed(wire: Wire) -> None:
+    other = Wire()
+    wire.script = lambda sock: sock.sendall(reply(b"", "302 Found", f"Location: {other.url}/y"))
+
+    error = error_of(wire, headers={"Authorization": "Bearer s3cret"})
+
+    assert error.reason == "redirect"
+    assert other.connections == 0
+    other.close()
+
+
+# -- Retry-After -----------------------------------------------------------------------------------
+
+patient = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+DATE = "Sat, 21 Nov 2026 12:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("1.5", 1.5),
+        ("0", 1.0),
+        ("-30", 1.0),
+        ("999999999", 3600.0),
+        ("9" * 5000, None),
+        ("soon", None),
+        ("", None),
+        (None, None),
+        ("Sat, 21 Nov 2026 12:02:00 GMT", 120.0),
+        ("Saturday, 21-Nov-26 12:02:00 GMT", 120.0),
+        ("Sat Nov 21 12:02:00 2026", 120.0),
+        ("Sat, 21 Nov 2020 12:02:00 GMT", 1.0),
+        ("Sat, 21 Nov 2099 12:02:00 GMT", 3600.0),
+        ("Sat, 99 Nov 2026 99:99:99 GMT", None),
+    ],
+)
+def test_retry_after_is_read_in_every_form(asked: str | None, seconds: float | None) -> None:
+    assert retry_after(asked, DATE) == seconds
+
+
+def test_a_429_without_retry_after_waits_a_minute(wire: Wire) -> None:
+    wire.script = lambda sock: sock.sendall(reply(b"", "429 Too Many Requests"))
+    assert error_of(wire).retry_after == 60.0
+
+
+def test_a_429_and_a_503_obey_retry_after(wire: Wire) -> None:
+    for status in ("429 Too Many Requests", "503 Unavailable"):
+        answer = reply(b"", status, f"Date: {DATE}", "Retry-After: Sat, 21 Nov 2026 12:00:09 GMT")
+        wire.script = lambda sock, answer=answer: sock.sendall(answer)  # type: ignore[misc]
+        assert error_of(wire).retry_after == 9.0
+
+
+@patient
+@given(st.text() | st.integers().map(str) | st.floats().map(str), st.none() | st.text())
+def test_any_retry_after_is_none_or_within_the_hour(asked: str, date: str | None) -> None:
+    seconds = retry_after(asked, date)
+
+    assert seconds is None or 1.0 <= seconds <= 3600.0
+
+
+# -- no answer -------------------------------------------------------------------------------------
+
+
+def test_a_refused_connection_sent_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    with pytest.raises(Transient) as caught:
+        Client("crm", f"http://127.0.0.1:{port}").call("POST", "/x", label="x", body={})
+
+    assert (caught.value.reason, caught.value.sent) == ("unreachable", "no")
+
+
+def test_a_connection_that_does_not_come_about_in_time_sent_nothing() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        client = Client("crm", f"http://127.0.0.1:{full.getsockname()[1]}", connect_seconds=0.2)
+        started = time.monotonic()
+
+        with pytest.raises(Transient) as caught:
+            client.call("POST", "/x", label="x", body={})
+
+        assert (caught.value.reason, caught.value.sent) == ("connect_timeout", "no")
+        assert time.monotonic() - started < 2
+        for filler in fillers:
+            filler.close()
+
+
+def drip(sock: socket.socket, data: bytes) -> None:
+    for byte in data:
+        sock.sendall(bytes([byte]))
+        time.sleep(0.03)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        lambda sock: time.sleep(1.5),
+        lambda sock: drip(sock, reply(b"{}", "200 OK", f"X: {'x' * 500}")),
+        lambda sock: (sock.sendall(reply(b" " * 500)[:-500]), drip(sock, b" " * 500)),
+        lambda sock: (sock.sendall(reply(b" " * 500, "404 No")[:-500]), drip(sock, b" " * 500)),
+    ],
+    ids=["silence", "dripping headers", "dripping body", "dripping body of a 404"],
+)
+def test_a_slow_answer_ends_at_the_total_time_and_may_have_been_sent(wire: Wire, script: Script) -> None:
+    wire.script = script
+    started = time.monotonic()
+
+    error = error_of(wire, "POST", seconds=0.3)
+
+    assert (type(error), error.reason, error.sent) == (Transient, "timeout", "maybe")
+    assert 0.25 <= time.monotonic() - started < 1.2
+
+
+def test_the_time_before_a_first_byte_is_not_given_again_after_it(wire: Wire) -> None:
+    wire.script = lambda sock: (time.sleep(0.8), sock.sendall(b"HTTP/1.1 200 OK"), time.sleep(2))
+    started = time.monotonic()
+
+    assert error_of(wire, seconds=1.0).reason == "timeout"
+    assert time.monotonic() - started < 1.6
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"",
+        b"HTTP/1.1 20",
+        b"HTTP/1.1 200 OK\r\nContent-Type: appl",
+        b"HTTP/1.1 404 Not Found\r\n",
+        reply(b'{"ok": true}')[:-5],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n20\r\n{",
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_a_connection_that_breaks_in_the_middle_may_have_been_sent(wire: Wire, start: bytes) -> None:
+    wire.script = lambda sock: (sock.sendall(start), hang_up(sock))[1]
+
+    error = error_of(wire, "POST", body={})
+
+    assert (type(error), error.reason, error.sent) == (Transient, "dropped", "maybe")
+    assert len(wire.requests) == 1
+
+
+def test_a_kept_connection_that_is_cut_as_it_is_used_may_have_been_sent(wire: Wire) -> None:
+    call(wire)
+    wire.script = hang_up
+
+    assert error_of(wire, "POST", body={}).sent == "maybe"
+
+
+def test_after_a_break_the_next_call_connects_anew(wire: Wire) -> None:
+    wire.script = hang_up
+    error_of(wire)
+    wire.script = lambda sock: sock.sendall(reply(b"{}"))
+
+    call(wire)
+
+    assert wire.connections == 2
+
+
+# -- answers that are not what was promised ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (reply(b"<html>hello</html>", kind="text/html"), "not_json"),
+        (reply(b"{}", kind="text/plain"), "not_json"),
+        (reply(b'{"customers": [{"id": "c'), "bad_json"),
+        (reply(b""), "bad_json"),
+        (reply(b'{"a": NaN}'), "bad_json"),
+        (reply(b'{"a": -Infinity}'), "bad_json"),
+        (reply(b'{"a": 1e999}'), "bad_json"),
+        (reply(b'{"a": "\xff"}'), "bad_json"),
+        (reply(b'{"a": ' + b"9" * 5000 + b"}"), "bad_json"),
+        (reply(b"[" * 51 + b"]" * 51), "bad_json"),
+        (reply(b"[" * 100_000 + b"]" * 100_000), "bad_json"),
+        (reply(b"[" + b"1," * 60_000 + b"1]"), "bad_json"),
+        (reply(b"no gzip", "200 OK", "Content-Encoding: gzip"), "bad_coding"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_a_data_error_that_may_have_been_applied(
+    wire: Wire, answer: bytes, code: str
+) -> None:
+    wire.script = lambda sock: sock.sendall(answer)
+
+    error = error_of(wire, "POST", body={})
+
+    assert (type(error), error.reason, error.sent) == (DataError, code, "maybe")
+
+
+def endless(sock: socket.socket) -> None:
+    sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+    while True:
+        sock.sendall(b" " * 65536)
+
+
+def bomb(sock: socket.socket) -> None:
+    packed = gzip.compress(b" " * 20_000_000)
+    sock.sendall(reply(packed, "200 OK", "Content-Encoding: gzip"))
+
+
+@pytest.mark.parametrize("script", [endless, bomb, lambda sock: sock.sendall(reply(b" " * 1_000_001))])
+def test_an_answer_larger_than_allowed_is_refused_once_decoded(wire: Wire, script: Script) -> None:
+    wire.script = script
+
+    assert error_of(wire).reason == "too_large"
+
+
+def test_an_answer_of_exactly_the_limit_is_read(wire: Wire) -> None:
+    wire.script = lambda sock: sock.sendall(reply(b'"' + b"a" * 998 + b'"'))
+
+    call(wire, max_bytes=1000)
+
+    assert error_of(wire, max_bytes=999).reason == "too_large"
+
+
+def test_an_endless_error_page_is_left_alone(wire: Wire) -> None:
+    def script(sock: socket.socket) -> None:
+        sock.sendall(b"HTTP/1.1 500 Broken\r\n\r\n")
+        while True:
+            sock.sendall(b" " * 65536)
+
+    wire.script = script
+
+    assert error_of(wire).reason == "http_500"
+
+
+# -- values on entry ---------------------------------------------------------------------------------
+
+
+def test_nul_and_lone_surrogates_do_not_come_in() -> None:
+    raw = rb'{"a\u0000b": ["x\u0000y", "\ud800", "\ud83d\ude00", "\udc00\ud800", "caf\u00e9"]}'
+
+    assert read_json(raw) == {"ab": ["xy", "�", "😀", "��", "café"]}
+
+
+def test_depth_and_size_are_allowed_up_to_their_limits() -> None:
+    assert read_json(b"[" * 50 + b"]" * 50)
+    assert len(read_json(b"[" + b"1," * 49_997 + b"1]")) == 49_998
+    assert read_json(json.dumps([{"text": "[[{{,,"}] * 100).encode())
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@patient
+@given(values)
+def test_a_clean_value_comes_in_as_it_was(value: object) -> None:
+    text = json.dumps(value, ensure_ascii=False).replace("\\u0000", "")
+
+    with suppress(UnicodeEncodeError):
+        assert read_json(text.encode()) == json.loads(text)
+
+
+@patient
+@given(st.binary() | values.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_a_value_that_databases_take_or_a_value_error(raw: bytes) -> None:
+    with suppress(ValueError):
+        stored = json.dumps(read_json(raw), ensure_ascii=False, allow_nan=False)
+        assert "\\u0000" not in stored
+        stored.encode()  # a lone surrogate would not encode
+
+
+@patient
+@given(st.text(st.characters()))
+def test_cleaning_is_done_once_and_for_all(text: str) -> None:
+    assert clean_text(clean_text(text)) == clean_text(text)
+
+
+# -- what does not go out ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-A": "a\r\nX-Evil: 1"},
+        {"X-A": "a\nb"},
+        {"X-A": "a\0b"},
+        {"X-A": "naïve"},
+        {"X-A": " a"},
+        {"X-A": ""},
+        {"X-A": "a" * 8001},
+        {"X A": "a"},
+        {"X:A": "a"},
+        {"": "a"},
+    ],
+)
+def test_a_header_that_could_break_its_line_is_refused_and_nothing_sent(
+    wire: Wire, headers: dict[str, str]
+) -> None:
+    error = error_of(wire, headers=headers)
+
+    assert (type(error), error.reason, error.sent) == (DataError, "bad_header", "no")
+    assert wire.connections == 0
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "crm.example.com",
+        "ftp://crm.example.com",
+        "http://",
+        "http://user:pw@crm.example.com",
+        "http://crm.example.com?x=1",
+        "http://crm.example.com#x",
+        "http://crm.example.com:99999",
+        "http://crm example.com",
+        "http://[::1",
+    ],
+)
+def test_an_address_that_is_none_is_refused_in_words(address: str) -> None:
+    with pytest.raises(Permanent) as caught:
+        Client("crm", address)
+
+    assert caught.value.reason == "not_configured"
+    assert "pw" not in str(caught.value)
+
+
+def test_no_call_begins_after_its_deadline(wire: Wire) -> None:
+    error = error_of(wire, deadline=Left(0))
+
+    assert (type(error), error.sent) == (Transient, "no")
+    assert wire.connections == 0
+
+
+def test_the_deadline_caps_the_total_time(wire: Wire) -> None:
+    wire.script = lambda sock: time.sleep(1.5)
+    started = time.monotonic()
+
+    assert error_of(wire, deadline=Left(0.2)).reason == "timeout"
+    assert time.monotonic() - started < 1.2
+
+
+def test_the_log_has_one_line_per_call_without_secret_address_or_body(
+    wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    wire.script = lambda sock: sock.sendall(reply(b'{"name": "CANARY"}'))
+
+    call(wire, path="/CANARY", params=[("q", "CANARY")], headers={"Authorization": "Bearer CANARY"})
+    wire.script = lambda sock: sock.sendall(reply(b"CANARY", "500 CANARY"))
+    error_of(wire, "POST", path="/CANARY", body={"name": "CANARY"})
+
+    ours = [record.getMessage() for record in caplog.records if record.name == "sopengine.http"]
+    assert [line.rpartition(" in ")[0] for line in ours] == [
+        "crm GET x.find -> 200",
+        "crm POST x.find -> http_500",
+    ]
+    assert "CANARY" not in "".join(
+        record.getMessage() for record in caplog.records if record.levelno >= logging.INFO
+    )
+
+
+# -- single calls without a socket -------------------------------------------------------------------
+
+
+@responses.activate
+def test_a_secure_address_is_called_as_it_is_written() -> None:
+    responses.get("https://crm.example.com:8443/v1/x?a=1", json={"ok": True})
+
+    answer = Client("crm", "https://crm.example.com:8443/v1/").call(
+        "GET", "/x", label="x", params=[("a", "1")]
+    )
+
+    assert answer.value == {"ok": True}
+
+
+@responses.activate
+def test_a_failed_handshake_sent_nothing() -> None:
+    responses.get("https://crm.example.com/x", body=requests.exceptions.SSLError("no"))
+
+    with pytest.raises(Transient) as caught:
+        Client("crm", "https://crm.example.com").call("GET", "/x", label="x")
+
+    assert caught.value.sent == "no"
