@@ -6,7 +6,10 @@ from celery import Celery
 
 app = Celery("noop", broker=os.environ["REDIS_URL"])
 app.conf.update(
-    task_default_queue="bench-noop", task_ignore_result=True, worker_prefetch_multiplier=1, task_acks_late=False
+    task_default_queue="bench-noop",
+    task_ignore_result=True,
+    worker_prefetch_multiplier=1,
+    task_acks_late=False,
 )
 
 

@@ -22,7 +22,11 @@ def five_steps(number: int) -> int:
 
 
 if __name__ == "__main__":
-    DBOS(config=DBOSConfig(name="bench", system_database_url=sys.argv[1], run_admin_server=False, log_level="ERROR"))
+    DBOS(
+        config=DBOSConfig(
+            name="bench", system_database_url=sys.argv[1], run_admin_server=False, log_level="ERROR"
+        )
+    )
     DBOS.launch()
     five_steps(0)
     began = time.perf_counter()

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import psycopg
 
@@ -61,7 +60,7 @@ class Bench:
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sop-bench-")))
         self.postgres = Postgres(durable=True)
         stack.callback(self.postgres.remove)
-        self.redis = Redis()
+        self.redis = Redis(on_port=True)
         stack.callback(self.redis.remove)
         self.empty = self.postgres.migrated_database("empty")
         self.peers = self.postgres.create_database("peers")
@@ -74,12 +73,11 @@ class Bench:
         """(a) one update and one insert per transaction, 8 clients."""
         script = self.folder / "step.sql"
         script.write_text(PGBENCH)
-        address = urlsplit(self.peers)
         seconds = "5" if self.quick else "10"
         out = subprocess.run(
             [
                 self.postgres.program("pgbench"), "-n", "-c", "8", "-j", "2", "-T", seconds, "-f", str(script),
-                "-h", unquote(address.hostname or ""), "-U", address.username or "postgres", address.path[1:],
+                "-h", str(self.postgres.folder), "-U", "postgres", "peers",
             ],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
@@ -93,7 +91,18 @@ class Bench:
         publish = f"from bench.celery_noop import noop\nfor _ in range({count}): noop.delay()"
         subprocess.run([sys.executable, "-c", publish], env=environment, check=True)
         client = self.redis.client()
-        command = [sys.executable, "-m", "celery", "-A", "bench.celery_noop", "worker", "-c", "2", "-l", "ERROR"]
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "bench.celery_noop",
+            "worker",
+            "-c",
+            "2",
+            "-l",
+            "ERROR",
+        ]
         node = subprocess.Popen([*command, "--without-gossip", "--without-mingle"], env=environment)
         try:
             left = count
@@ -116,7 +125,9 @@ class Bench:
         )
         return float(out.stdout.split()[-1])
 
-    def engine(self, database: str, shape: str, due: int, *, first: int | None = None, finished: int = 0) -> float:
+    def engine(
+        self, database: str, shape: str, due: int, *, first: int | None = None, finished: int = 0
+    ) -> float:
         """(d) this engine, two worker processes; over the `first` tasks that are done, in steps per second."""
         environment = self.environment(database)
         with self.workers(environment, database):
@@ -147,7 +158,9 @@ class Bench:
     def workers(self, environment: dict[str, str], database: str) -> Iterator[None]:
         """Two worker processes."""
         self.redis.flush()
-        team = [Worker(environment, log=self.folder / f"w{n}.log", children=1, name=f"bench{n}") for n in (1, 2)]
+        team = [
+            Worker(environment, log=self.folder / f"w{n}.log", children=1, name=f"bench{n}") for n in (1, 2)
+        ]
         with ExitStack() as stack:
             for worker in team:
                 stack.enter_context(worker)
@@ -160,14 +173,19 @@ class Bench:
     def rate(self, database: str, seeded: int, first: int, steps: int) -> float:
         """Wait until `first` tasks are done; return steps per second between the first claim and then."""
         with psycopg.connect(database, autocommit=True) as connection:
-            count = "SELECT count(*) FROM tasks_task WHERE version_id = %s AND status = 'completed' AND seq > 1"
+            count = (
+                "SELECT count(*) FROM tasks_task WHERE version_id = %s AND status = 'completed' AND seq > 1"
+            )
 
             def done() -> bool:
                 row = connection.execute(count, (seeded,)).fetchone()
                 return row is not None and row[0] >= first
 
-            eventually(done, 600, pause=0.5)
-            seconds, tasks = connection.execute(SINCE, {"version": seeded, "first": first}).fetchone() or (0, 0)
+            eventually(done, 600)
+            seconds, tasks = connection.execute(SINCE, {"version": seeded, "first": first}).fetchone() or (
+                0,
+                0,
+            )
             return float(tasks * steps / float(seconds))
 
     def calls_in_flight(self) -> float:
@@ -223,7 +241,9 @@ def main() -> None:
             "engine": lambda: bench.engine(bench.empty, "noop", due),
             "engine_at_most_once": lambda: bench.engine(bench.empty, "once", due // 10),
         }
-        medians = {name: statistics.median(all_) for name, all_ in rounds_of(contestants, told.rounds).items()}
+        medians = {
+            name: statistics.median(all_) for name, all_ in rounds_of(contestants, told.rounds).items()
+        }
 
         first = due if told.quick else 20_000
         fresh = bench.postgres.migrated_database("fresh")
@@ -233,7 +253,9 @@ def main() -> None:
             "on_empty_table": lambda: bench.engine(fresh, "noop", first, first=first),
             "on_loaded_table": lambda: bench.engine(loaded, "noop", first * 5, first=first),
         }
-        tables = {name: statistics.median(all_) for name, all_ in rounds_of(pair, 1 if told.quick else 3).items()}
+        tables = {
+            name: statistics.median(all_) for name, all_ in rounds_of(pair, 1 if told.quick else 3).items()
+        }
         in_flight = bench.calls_in_flight()
         say("calls_in_flight", average=in_flight)
     ratios = {

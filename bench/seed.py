@@ -1,6 +1,6 @@
 """Fill a database for one round: publish a SOP, add finished and due tasks. Prints the version's id.
 
-    python -m bench.seed SHAPE DUE [FINISHED]     SHAPE: noop, once, find
+python -m bench.seed SHAPE DUE [FINISHED]     SHAPE: noop, once, find
 """
 
 import sys
@@ -37,7 +37,10 @@ def main(shape: str, due: int, finished: int = 0) -> None:
     slug = f"{shape}-{Sop.objects.count()}"
     sop = Sop.objects.create(slug=slug, name=slug, state=Sop.State.ACTIVE)
     version = SopVersion.objects.create(
-        sop=sop, number=1, published_at=clock.now(), definition={"sop": slug, "name": slug, "steps": SHAPES[shape]}
+        sop=sop,
+        number=1,
+        published_at=clock.now(),
+        definition={"sop": slug, "name": slug, "steps": SHAPES[shape]},
     )
     with connection.cursor() as cursor:
         with transaction.atomic():

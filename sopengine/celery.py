@@ -6,10 +6,12 @@ from typing import Any
 from celery import Celery, bootsteps, signals
 from django.conf import settings
 
+from sopengine import broker
 from tasks import shutdown
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "sopengine.settings")
 
+broker.use()
 app = Celery("sopengine", include=["tasks.sweep"])
 app.config_from_object("django.conf:settings", namespace="CELERY")
 
@@ -44,4 +46,4 @@ app.steps["worker"].add(SweepTimer)
 
 
 signals.worker_shutting_down.connect(shutdown.ask)
-signals.worker_process_init.connect(shutdown.listen)
+signals.worker_ready.connect(shutdown.hear_first)

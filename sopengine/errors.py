@@ -1,12 +1,12 @@
 """Why a step could not do its work, in the one question that matters: try again, or not, and when?
 
-    StepError
-    ├── Transient      the other side was not there, or broke: try again later
-    ├── RateLimited    the other side asked for a pause: wait `retry_after`, costs no retry
-    ├── AuthError      the other side does not accept our credential: a person must act
-    ├── DataError      an answer or a value is not what was promised: trying again changes nothing
-    └── Permanent      the other side said no for good
-        └── Unsupported    this provider cannot do what was asked, and says so instead of guessing
+StepError
+├── Transient      the other side was not there, or broke: try again later
+├── RateLimited    the other side asked for a pause: wait `retry_after`, costs no retry
+├── AuthError      the other side does not accept our credential: a person must act
+├── DataError      an answer or a value is not what was promised: trying again changes nothing
+└── Permanent      the other side said no for good
+    └── Unsupported    this provider cannot do what was asked, and says so instead of guessing
 """
 
 from typing import ClassVar, Literal

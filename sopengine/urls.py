@@ -1,6 +1,12 @@
-"""All addresses."""
+"""All addresses; /healthz is answered by `sopengine.health.Alive` before they are looked at."""
 
 from django.contrib import admin
 from django.urls import path
 
-urlpatterns = [path("admin/", admin.site.urls)]
+from sopengine import health
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("readyz", health.readyz),
+    path("metrics", health.metrics),
+]

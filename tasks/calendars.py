@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from itertools import takewhile
 from zoneinfo import ZoneInfo
 
 from croniter import croniter
@@ -51,19 +50,19 @@ class Season:
 
     def next_opening(self, day: date) -> date:
         """Return the first day of the next season after `day`, which lies outside."""
-        return min(d for d in (_day(day.year + n, self.opens) for n in (0, 1)) if d > day)
+        return min(d for d in (_day(day.year + n, self.opens, date.max) for n in (0, 1)) if d > day)
 
     def last_closing(self, day: date) -> date:
         """Return the last day of the season before `day`, which lies outside."""
-        return max(d for d in (_day(day.year - n, self.closes) for n in (0, 1)) if d < day)
+        return max(d for d in (_day(day.year - n, self.closes, date.min) for n in (0, 1)) if d < day)
 
 
-def _day(year: int, month_day: MonthDay) -> date:
-    """29 February is the 1 March of other years."""
+def _day(year: int, month_day: MonthDay, side: date) -> date:
+    """Return the day in that year; for 29 February, where there is none, its neighbour on that side."""
     try:
         return date(year, *month_day)
     except ValueError:
-        return date(year, 3, 1)
+        return date(year, 3, 1) if side == date.max else date(year, 2, 28)
 
 
 def season(from_: str = "", until: str = "") -> Season:
@@ -126,10 +125,13 @@ def slots(
     window = season(from_, until_)
     start, earliest = _wall(until, here) + _CHANGE, _wall(after, here) - _CHANGE
     found: set[datetime] = set()
-    for local in takewhile(lambda local: local >= earliest, _walk(cron, start, window, back=True)):
-        if limit is not None and len(found) >= limit and local < _wall(min(found), here) - _CHANGE:
+    for local in _walk(cron, start, window, back=True):
+        if local < earliest:
             break
         found.update(slot for slot in _instants(local, here, cron) if after < slot <= until)
+        if limit is not None and len(found) >= limit:
+            # Walking back, the wall clock is not yet sorted by instant within one change of it.
+            earliest = max(earliest, _wall(sorted(found)[-limit], here) - _CHANGE)
     newest = sorted(found)
     return newest if limit is None else newest[max(0, len(newest) - limit) :]
 

@@ -156,7 +156,7 @@ def _brake() -> Finding:
             "broken",
             "They died again and again without finishing a step; nothing is begun for some minutes.",
         )
-    return Finding("Workers", "ok", "They do not die in rows.")
+    return Finding("Workers", "ok", "None died again and again.")
 
 
 def _vault() -> Finding:

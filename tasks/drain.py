@@ -166,7 +166,9 @@ class Drain:
             try:
                 call = self._call(turn)
             except UnknownName as error:
-                transition.park(turn, "handler_missing", str(error))
+                transition.park(
+                    turn, "handler_missing", str(error), once=f"missing:{turn.version}:{turn.step}"
+                )
                 break
             except StepError as error:
                 self._failed(turn, error)

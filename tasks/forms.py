@@ -17,6 +17,9 @@ import yaml
 from django import forms
 from django.conf import settings
 from django.core.validators import RegexValidator
+from django.forms.utils import flatatt
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 from django.utils.text import slugify
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -84,7 +87,7 @@ def write_yaml(value: object) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
 
 
-# -- one field for each type -------------------------------------------------------------------
+# -- one field for each type -----------------------------------------------------------------------
 
 
 class TextField(forms.CharField):
@@ -496,6 +499,20 @@ class NewSopForm(forms.ModelForm):  # type: ignore[type-arg,unused-ignore]
         help_texts = {"slug": "For commands and files; small letters, digits and dashes. It stays for ever."}
 
 
+class LongSelect(forms.Select):
+    """A select with hundreds of choices, written at once: a template for each takes a second."""
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        chosen = {str(value)}
+        options = format_html_join(
+            "",
+            '<option value="{}"{}>{}</option>',
+            ((key, SafeString(" selected") if key in chosen else "", word) for key, word in self.choices),
+        )
+        more = flatatt({**self.attrs, **(attrs or {})})
+        return format_html('<select name="{}"{}>{}</select>', name, more, options)
+
+
 class ScheduleForm(forms.Form):
     """When a SOP starts by itself; `trigger()` is what the SOP keeps."""
 
@@ -532,7 +549,9 @@ class ScheduleForm(forms.Form):
         super().__init__(*args, **kwargs)
         zones: Choices = [(zone, zone.replace("_", " ")) for zone in sorted(available_timezones())]
         here = (settings.TIME_ZONE, f"{settings.TIME_ZONE.replace('_', ' ')} (the business)")
-        self.fields["timezone"] = forms.ChoiceField(label="Time zone", required=False, choices=[here, *zones])
+        self.fields["timezone"] = forms.ChoiceField(
+            label="Time zone", required=False, choices=[here, *zones], widget=LongSelect
+        )
 
     @classmethod
     def initial_of(cls, trigger: Mapping[str, Any]) -> dict[str, Any]:
@@ -550,7 +569,7 @@ class ScheduleForm(forms.Form):
         return {**kept, **{name: given[name] for name in sorted(mine) if given[name]}}
 
 
-# -- runs and approvals ------------------------------------------------------------------------------
+# -- runs and approvals ----------------------------------------------------------------------------
 
 
 class _DateText(forms.DateField):

@@ -57,9 +57,24 @@ class Batch:
         return ",".join(str(card.approval.pk) for card in self.cards)
 
     @property
+    def if_yes(self) -> str:
+        """Return what a yes does, where it does the same for every card shown; else nothing."""
+        return _same(card.if_yes for card in self.cards)
+
+    @property
+    def if_nothing(self) -> str:
+        """Return what silence does, where it does the same for every card shown; else nothing."""
+        return _same(card.if_nothing for card in self.cards)
+
+    @property
     def more(self) -> int:
         """Return how many questions are not shown."""
         return self.total - len(self.cards)
+
+
+def _same(texts: Iterable[str]) -> str:
+    found = set(texts)
+    return found.pop() if len(found) == 1 else ""
 
 
 @require_GET
@@ -126,7 +141,7 @@ def _recent() -> list[Approval]:
     return list(done.select_related("task__version__sop", "answered_by").order_by("-answered_at")[:10])
 
 
-# -- what an answer means ----------------------------------------------------------------------------
+# -- what an answer means --------------------------------------------------------------------------
 
 
 def _approving(options: Iterable[Option]) -> Option | None:
@@ -183,7 +198,7 @@ def if_nothing(approval: Approval, now: datetime) -> str:
     return f"If nobody answers by {timeline.moment(approval.expires_at, now)}, {meaning}."
 
 
-# -- one question ------------------------------------------------------------------------------------
+# -- one question ----------------------------------------------------------------------------------
 
 _PREVIEW = (
     '<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
@@ -283,7 +298,7 @@ def _next_after(approval: Approval) -> str:
     return reverse("admin:tasks_approval_change", args=[following.pk])
 
 
-# -- many at once --------------------------------------------------------------------------------------
+# -- many at once ----------------------------------------------------------------------------------
 
 
 @require_POST

@@ -7,7 +7,7 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.template.response import TemplateResponse
 
 from credentials.vault import VaultError
@@ -34,6 +34,11 @@ def staff(request: HttpRequest) -> User:
     """Return the person behind a request that the admin let in."""
     assert isinstance(request.user, User)
     return request.user
+
+
+def posted(request: HttpRequest) -> QueryDict | None:
+    """Return what was posted, for a form; None where nothing was, which leaves the form untouched."""
+    return request.POST if request.method == "POST" else None
 
 
 def require(request: HttpRequest, *permissions: str) -> None:

@@ -39,7 +39,7 @@ from tasks.timeline import spoken
 MAY_SEE = ("tasks.view_sop", pages.MAY_CHANGE_SOP, pages.MAY_OPERATE)
 
 
-# -- the list ------------------------------------------------------------------------------------------
+# -- the list --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def _row(sop: Sop, open_runs: int, now: datetime) -> Row:
     )
 
 
-# -- the editor ----------------------------------------------------------------------------------------
+# -- the editor ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +318,7 @@ def _whole(text: str | None) -> int:
     return int(text) if text and text.isdigit() else 0
 
 
-# -- changes to the draft --------------------------------------------------------------------------------
+# -- changes to the draft --------------------------------------------------------------------------
 
 
 def _draft(request: HttpRequest, pk: int) -> Sop:
@@ -337,7 +337,7 @@ def _back(pk: int, step: int | None = None, **query: object) -> HttpResponse:
 def sop_add(request: HttpRequest) -> HttpResponse:
     """Begin a new SOP with its name."""
     pages.require(request, "tasks.add_sop")
-    form = NewSopForm(request.POST or None)
+    form = NewSopForm(pages.posted(request))
     if request.method == "POST" and form.is_valid():
         sop = form.save()
         pages.log(request, sop, "Created")
@@ -434,7 +434,8 @@ def step_move(request: HttpRequest, pk: int, step_pk: int) -> HttpResponse:
         steps[place], steps[other] = steps[other], steps[place]
         renumber(steps)
         pages.log(request, sop, f"Moved step {steps[other].key} {direction}")
-    return _back(pk, step_pk, moved=f"{direction}-{step_pk}")
+    # No place in the page is named here: the button that keeps the keyboard brings its step into view.
+    return _back(pk, moved=f"{direction}-{step_pk}")
 
 
 def renumber(steps: list[Step]) -> None:
@@ -486,7 +487,7 @@ def step_restore(request: HttpRequest, pk: int) -> HttpResponse:
     return _back(pk, step.pk)
 
 
-# -- publish, disable, export, run ---------------------------------------------------------------------
+# -- publish, disable, export, run -----------------------------------------------------------------
 
 
 @require_http_methods(["GET", "POST"])
@@ -588,7 +589,7 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
         messages.warning(request, str(refusal))
         return _back(pk)
     told = definition.from_json(version.definition)
-    form = run_form(told.inputs)(request.POST or None)
+    form = run_form(told.inputs)(pages.posted(request))
     # The hidden number makes a form that is sent twice start one run.
     once = _as_uuid(request.POST.get("once", "")) or uuid.uuid4()
     if request.method == "POST" and form.is_valid():

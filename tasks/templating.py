@@ -9,9 +9,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 from functools import lru_cache, wraps
+from io import StringIO
 from pathlib import Path as FilePath
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from django.conf import settings
 from liquid import Environment, RenderContext
@@ -46,11 +48,18 @@ FILTERS = frozenset(  # a list of words reads better than fifty quoted ones
     remove_first replace replace_first reverse round rstrip size slice sort sort_natural split squish
     strip strip_html strip_newlines sum times truncate truncatewords uniq upcase url_encode where""".split()  # noqa: SIM905
 )
+# Words that mean something else in a template and can be no name.
+WORDS = frozenset(
+    """and as blank cols contains continue else empty false for forloop if in limit nil not null offset
+    or reversed true with""".split()  # noqa: SIM905
+)
+_TEXT_FILTERS = frozenset({"append", "prepend", "replace", "replace_first", "remove", "remove_first", "join"})
 _INTERNAL_TAGS = frozenset({"output", "content", "literal", "illegal"})
 _MESSAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _WORDS = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*")
 
 Names = Mapping[str, Any]
+_VALUES = (str, int, float, Decimal, date, list, tuple, Mapping)
 
 
 class TemplateError(DataError):
@@ -100,6 +109,10 @@ class _Context(RenderContext):
             name = _source_name(token, path)
             raise UndefinedError(f"{name!r} is empty and the text gives no default for it", token=token)
         return None
+
+    def get_buffer(self, buf: TextIO | None = None) -> StringIO:
+        used = buf.size if isinstance(buf, LimitedStringIO) else 0
+        return LimitedStringIO(LONGEST_TEXT - used, newline="")
 
     def get_item(self, obj: Any, key: Any) -> Any:
         if isinstance(obj, Mapping | list | tuple | str):
@@ -180,8 +193,11 @@ def _bounded(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(run)
     def bounded(value: Any, *args: Any, **kwargs: Any) -> Any:
-        grows = name in ("replace", "join") and _size(value) * max(map(_size, args), default=1)
-        if grows > LONGEST_TEXT:
+        if name in _TEXT_FILTERS:
+            args = tuple("" if arg is None else arg for arg in args)
+        sizes = [_size(value), *map(_size, args)]
+        grown = sizes[0] * max(sizes[1:], default=1) if name in ("replace", "join") else max(sizes)
+        if grown > LONGEST_TEXT:
             raise _Refused(f"{name} makes too long a text", token=None)
         try:
             result = run(value, *args, **kwargs)
@@ -197,6 +213,8 @@ def _bounded(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _size(value: Any) -> int:
+    if isinstance(value, range):
+        return max(0, value.stop - value.start)  # len() fails beyond 63 bits
     return len(value) if isinstance(value, str | list | tuple) else 1
 
 
@@ -281,12 +299,16 @@ def _render_text(source: str, names: Names, facing: bool) -> Any:
         return _write(source, names, html=False, facing=facing)
     template = _compile(source.strip())
     value = _safely(lambda: expression.evaluate(_context(template, names, facing)))
-    return list(value) if isinstance(value, range) else value
+    if isinstance(value, range) and _size(value) <= MOST_ROUNDS:
+        return list(value)
+    if value is not None and not isinstance(value, _VALUES):
+        raise DataError(f"the template {source.strip()} has no value that can be passed on")
+    return value
 
 
 def _write(source: str, names: Names, *, html: bool, facing: bool) -> str:
     template = _compile(source, html)
-    output = LimitedStringIO(LONGEST_TEXT)
+    output = LimitedStringIO(LONGEST_TEXT, newline="")  # or a carriage return would become a line feed
     _safely(lambda: template.render_with_context(_context(template, names, facing), output))
     text = output.getvalue()
     if "{{" in text or "{%" in text:

@@ -146,7 +146,7 @@ def fold(lines: Iterable[Line]) -> list[Entry]:
     return entries
 
 
-# -- where a run stands now ----------------------------------------------------------------------
+# -- where a run stands now ------------------------------------------------------------------------
 
 
 def headline(task: Task, since: datetime, now: datetime) -> str:
@@ -300,7 +300,7 @@ def _rest(data: Mapping[str, Any], *told: str) -> str:
     return ", ".join(f"{spoken(name)} {value}" for name, value in left.items())
 
 
-# -- one teller for each kind of event ---------------------------------------------------------------
+# -- one teller for each kind of event -------------------------------------------------------------
 
 
 def _plain(text: str, severity: str = "info") -> Teller:
@@ -414,7 +414,9 @@ def _crm_called(data: Mapping[str, Any], step: str, names: Names) -> Telling:
 
 
 def _paced(data: Mapping[str, Any], step: str, names: Names) -> Telling:
-    text = f"{step} waits {span(float(data.get('wait', 0)))} for its turn: only so many may be done in a time."
+    text = (
+        f"{step} waits {span(float(data.get('wait', 0)))} for its turn: only so many may be done in a time."
+    )
     return text, _rest(data, "wait"), "info"
 
 

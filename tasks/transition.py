@@ -313,9 +313,8 @@ def _retry(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
         turn.note("ignored", signal="retry", why="values_gone")
         turn.rest("failed")
         return
+    # A start whose outcome is not known stays marked: it is looked up, or put before a person.
     turn.retries, turn.result = 0, ""
-    if not held:
-        turn.clear_attempt()
     _wake(turn, "retried", **_by(entry))
 
 
@@ -710,15 +709,15 @@ def follow(turn: Turn, handler: Handler, error: StepError) -> None:
         turn.enter(told)
 
 
-def park(turn: Turn, code: str, why: str) -> None:
-    """Stop with a reason and one message; a person decides."""
+def park(turn: Turn, code: str, why: str, *, once: str = "") -> None:
+    """Stop with a reason and one message; a person decides. `once` folds the messages of equal cases."""
     turn.recorded()
     turn.progress["rest"] = "parked"
     turn.waiting_for, turn.reason = "", code
     turn.rest("paused")
     turn.note("parked", code=code)
     text = f"{turn.sop.name} stopped at “{turn.definition.name or turn.step}”: {why}"
-    turn.post(Notice(text, severity="error", dedupe=f"park:{turn.id}:{turn.seq}"), "escalation")
+    turn.post(Notice(text, severity="error", dedupe=once or f"park:{turn.id}:{turn.seq}"), "escalation")
 
 
 def put_before_person(turn: Turn, code: str) -> None:
@@ -744,8 +743,7 @@ def fail(turn: Turn, code: str) -> None:
 
 
 def quarantine(turn: Turn) -> None:
-    """Three workers died with this task: it is kept away from the others."""
-    turn.clear_attempt()
+    """Three workers died with this task: it is kept away from the others. What it had begun stays marked."""
     turn.recorded()
     turn.note("quarantined", crashes=MOST_CRASHES)
     fail(turn, "quarantined")

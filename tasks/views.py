@@ -312,7 +312,7 @@ def run_act(request: HttpRequest, number: uuid.UUID, kind: str) -> HttpResponse:
             request, f"The run is {state_of(task).word.lower()} now; there is nothing to {kind}."
         )
         return redirect("admin:tasks_task_change", task.pk)
-    form = WhyForm(request.POST or None)
+    form = WhyForm(pages.posted(request))
     if request.method == "POST" and form.is_valid():
         why = {"why": form.cleaned_data["why"]} if form.cleaned_data["why"] else {}
         engine.signal([task.pk], kind, by=pages.staff(request).pk, **why)

@@ -157,9 +157,8 @@ def _unknown(use: Use, known: Catalogue) -> str:
     if root in known.fields and len(use.path) > 1:
         fields = known.fields[root]
         if fields is not ANY and use.path[1] not in fields:
-            return (
-                f"unknown variable {use.spoken!r}: the result of {root!r} has {one_of(use.path[1], fields)}"
-            )
+            hint = one_of(use.path[1], fields)
+            return f"unknown variable {use.spoken!r} in the result of {root!r}; {hint}"
     if root not in known.names:
         return f"unknown variable {use.spoken!r}; {one_of(root, known.names)}"
     return ""

@@ -15,9 +15,8 @@ from tasks.definition.records import COMPLETE, NEXT
 Path = tuple[str | int, ...]
 
 FAILURE_WORDS = ("escalate", "hold", "fail")
-RESERVED = frozenset(
-    {"inputs", "children", "now", "slot", "business", "run", "row", NEXT, COMPLETE, *FAILURE_WORDS}
-)
+_OURS = ("inputs", "children", "now", "slot", "business", "run", "row")
+RESERVED = frozenset({*_OURS, NEXT, COMPLETE, *FAILURE_WORDS, *templating.WORDS})
 SURROUNDINGS: dict[str, tuple[str, ...]] = {
     "now": (),
     "slot": ("year", "month", "day", "date", "time"),

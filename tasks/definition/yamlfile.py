@@ -61,7 +61,7 @@ class Document:
 
 def load(text: str) -> Document:
     """Return the document in `text`; what is not part of our YAML is a finding, at its place."""
-    document = Document()
+    document = Document(places={(): (1, 1)})
     if len(text) > LARGEST:
         document.findings.append(
             Finding((), f"the file has {len(text):,} characters; at most {LARGEST:,} are read")
@@ -88,7 +88,8 @@ def load(text: str) -> Document:
 
 
 def _refused(document: Document, mark: Any, message: str) -> Document:
-    document.places[()] = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    if mark:
+        document.places[()] = (mark.line + 1, mark.column + 1)
     document.findings.append(Finding((), message))
     return document
 
@@ -144,6 +145,9 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
 }
 
 
+_RARE_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
+
+
 # -- writing --------------------------------------------------------------------------------------
 
 
@@ -158,8 +162,12 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    block = "\n" in text and not any(line.endswith((" ", "\t")) for line in text.split("\n"))
-    return dumper.represent_scalar(_TAG + "str", text, style="|" if block else None)
+    """Several lines become a block, unless white space at an edge would have to be marked."""
+    lines = text.removesuffix("\n").split("\n")
+    block = len(lines) > 1 and lines[0] and lines[-1] and all(line == line.rstrip() for line in lines)
+    # PyYAML cannot read how it writes the rare line breaks of Unicode, except between double quotes.
+    style = '"' if _RARE_BREAKS.search(text) else "|" if block else None
+    return dumper.represent_scalar(_TAG + "str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)

@@ -10,8 +10,17 @@ from tasks import definition, engine
 from tasks.models import Approval, Sop, Step, Task
 from tests.tasks.runs import begun, published
 
-DRAFT = {"to": "ada@example.test", "subject": "Your lawn", "text": "Dear Ada,\nsee you.", "html": "<p>Dear Ada</p>"}
-ASKS: dict[str, Any] = {"name": "Ask first", "handler": "human.ask", "with": {"question": "Send?", "draft": DRAFT}}
+DRAFT = {
+    "to": "ada@example.test",
+    "subject": "Your lawn",
+    "text": "Dear Ada,\nsee you.",
+    "html": "<p>Dear Ada</p>",
+}
+ASKS: dict[str, Any] = {
+    "name": "Ask first",
+    "handler": "human.ask",
+    "with": {"question": "Send?", "draft": DRAFT},
+}
 SEES = ("view_sop", "view_task", "view_approval")
 ACTS = ("answer_approval", "operate_task", "change_sop", "add_sop")
 
@@ -42,7 +51,12 @@ def drafted(*handlers: str) -> Sop:
     for place, name in enumerate(handlers or ("chat.post", "chat.post", "chat.post"), 1):
         key = ("one", "two", "three", "four")[place - 1]
         Step.objects.create(
-            sop=sop, position=10 * place, key=key, name=key.title(), handler=name, params={"text": f"Hello {key}"}
+            sop=sop,
+            position=10 * place,
+            key=key,
+            name=key.title(),
+            handler=name,
+            params={"text": f"Hello {key}"},
         )
     return sop
 

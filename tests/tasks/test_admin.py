@@ -157,10 +157,20 @@ client = Client(SERVER_NAME="localhost")
 client.force_login(boss)
 question, sop = office.asking()[0], office.live()
 for address in (
-    "/admin/", "/admin/tasks/", "/admin/tasks/sop/", "/admin/tasks/task/", "/admin/tasks/approval/",
-    "/admin/tasks/taskevent/", "/admin/auth/user/", "/admin/auth/user/add/", f"/admin/auth/user/{boss.pk}/change/",
-    f"/admin/tasks/sop/{sop.pk}/change/", f"/admin/tasks/sop/{sop.pk}/publish/", f"/admin/tasks/sop/{sop.pk}/run/",
-    f"/admin/tasks/task/{question.task_id}/change/", f"/admin/tasks/approval/{question.pk}/change/",
+    "/admin/",
+    "/admin/tasks/",
+    "/admin/tasks/sop/",
+    "/admin/tasks/task/",
+    "/admin/tasks/approval/",
+    "/admin/tasks/taskevent/",
+    "/admin/auth/user/",
+    "/admin/auth/user/add/",
+    f"/admin/auth/user/{boss.pk}/change/",
+    f"/admin/tasks/sop/{sop.pk}/change/",
+    f"/admin/tasks/sop/{sop.pk}/publish/",
+    f"/admin/tasks/sop/{sop.pk}/run/",
+    f"/admin/tasks/task/{question.task_id}/change/",
+    f"/admin/tasks/approval/{question.pk}/change/",
 ):
     page = client.get(address)
     assert page.status_code == 200, (address, page.status_code)

@@ -1,5 +1,6 @@
 """Laws of schedules, seasons, durations and rates."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -18,7 +19,9 @@ def utc(*parts: int) -> datetime:
 
 def walls(cron: str, tz: str, after: datetime, until: datetime, *season: str) -> list[str]:
     """Return the slots as their zone's wall clock shows them."""
-    return [f"{s.astimezone(ZoneInfo(tz)):%m-%d %H:%M}" for s in calendars.slots(cron, tz, after, until, *season)]
+    return [
+        f"{s.astimezone(ZoneInfo(tz)):%m-%d %H:%M}" for s in calendars.slots(cron, tz, after, until, *season)
+    ]
 
 
 # -- slots ------------------------------------------------------------------------------------------
@@ -50,11 +53,11 @@ def test_an_hourly_schedule_comes_each_real_hour_whatever_the_clock_does(night: 
 def test_looking_in_pieces_finds_what_looking_once_finds(night: datetime) -> None:
     for cron in ("30 1 * * *", "30 2 * * *", "*/20 * * * *", "15 1,2,3 * * *"):
         whole = calendars.slots(cron, NEW_YORK, night, night + timedelta(hours=12))
-        edges = [night + timedelta(minutes=7 * n) for n in range(12 * 60 // 7 + 1)] + [night + timedelta(hours=12)]
+        edges = [night + timedelta(minutes=7 * n) for n in range(12 * 60 // 7 + 1)] + [
+            night + timedelta(hours=12)
+        ]
         pieces = [
-            slot
-            for a, b in zip(edges, edges[1:], strict=False)
-            for slot in calendars.slots(cron, NEW_YORK, a, b)
+            slot for a, b in itertools.pairwise(edges) for slot in calendars.slots(cron, NEW_YORK, a, b)
         ]
         assert pieces == whole
 
@@ -77,7 +80,7 @@ def test_a_season_may_go_over_the_new_year() -> None:
 
 def test_a_season_is_read_on_the_wall_clock_of_the_zone() -> None:
     """22:00 on 14 February in Chicago is the 15th in UTC, and not in season."""
-    assert walls("0 22 * * *", CHICAGO, utc(2027, 2, 13), utc(2027, 2, 17), "02-15", "05-31") == [
+    assert walls("0 22 * * *", CHICAGO, utc(2027, 2, 13), utc(2027, 2, 17, 12), "02-15", "05-31") == [
         "02-15 22:00",
         "02-16 22:00",
     ]
@@ -111,7 +114,9 @@ def test_a_schedule_that_never_meets_its_season_has_no_next_slot() -> None:
     assert calendars.next_slot("0 9 1 7 *", "UTC", utc(2027, 1, 1), "02-01", "02-28") is None
 
 
-@given(st.datetimes(datetime(2026, 1, 1), datetime(2028, 1, 1)), st.sampled_from(["0 9 * * MON", "30 1,2 * * *"]))
+@given(
+    st.datetimes(datetime(2026, 1, 1), datetime(2028, 1, 1)), st.sampled_from(["0 9 * * MON", "30 1,2 * * *"])
+)
 def test_the_next_slot_is_the_first_of_the_slots(moment: datetime, cron: str) -> None:
     at = moment.replace(tzinfo=UTC)
     coming = calendars.next_slot(cron, NEW_YORK, at)
@@ -122,13 +127,16 @@ def test_the_next_slot_is_the_first_of_the_slots(moment: datetime, cron: str) ->
 # -- what is refused ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cron", ["0 9 * * MON", "*/15 8-18 * JAN,feb 1-5", "0 9 L * *", "0 9 * * MON#2", "0 0 * * 7"])
+@pytest.mark.parametrize(
+    "cron", ["0 9 * * MON", "*/15 8-18 * JAN,feb 1-5", "0 9 L * *", "0 9 * * MON#2", "0 0 * * 7"]
+)
 def test_five_good_fields_are_a_cron_expression(cron: str) -> None:
     calendars.check_cron(cron)
 
 
 @pytest.mark.parametrize(
-    "cron", ["", "0 9 * *", "* * * * * *", "@daily", "61 9 * * *", "R 9 * * *", "H 9 * * *", "0 9 * * FOO", 5, None]
+    "cron",
+    ["", "0 9 * *", "* * * * * *", "@daily", "61 9 * * *", "R 9 * * *", "H 9 * * *", "0 9 * * FOO", 5, None],
 )
 def test_what_is_no_cron_expression_is_refused_with_an_example(cron: object) -> None:
     with pytest.raises(ValueError, match=r'expected five fields, such as "0 9 \* \* MON"'):
@@ -177,14 +185,17 @@ def test_a_duration_is_read_as_people_write_it(text: str | float, meant: timedel
     assert calendars.parse_duration(text) == meant
 
 
-@pytest.mark.parametrize("text", ["", "days", "5 potatoes", "1 2", "5 days 3", "-1", "1e3", None, True, [], "9999 weeks", -5])
+@pytest.mark.parametrize(
+    "text", ["", "days", "5 potatoes", "1 2", "5 days 3", "-1", "1e3", None, True, [], "9999 weeks", -5]
+)
 def test_what_is_no_duration_is_refused_with_an_example(text: object) -> None:
     with pytest.raises(ValueError, match='expected such as "5 days"'):
         calendars.parse_duration(text)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("30/minute", 2), ("5/second", 0.2), ("100/day", 864), ("6 per hour", 600), ("1/minutes", 60)]
+    ("text", "seconds"),
+    [("30/minute", 2), ("5/second", 0.2), ("100/day", 864), ("6 per hour", 600), ("1/minutes", 60)],
 )
 def test_a_rate_is_the_time_between_two_slots(text: str, seconds: float) -> None:
     assert calendars.parse_rate(text) == pytest.approx(seconds)

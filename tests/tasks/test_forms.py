@@ -52,7 +52,7 @@ def everything() -> Iterator[str]:
 
 
 def filled(name: str, **values: Any) -> forms.ParamsForm:
-    form = params_form(name)({key: value for key, value in values.items()})
+    form = params_form(name)(values)
     form.is_valid()
     return form
 
@@ -239,7 +239,7 @@ def test_a_season_that_is_no_day_of_the_year_is_refused() -> None:
     assert "from_" in ScheduleForm({"schedule": "0 9 * * MON", "from_": "13-45"}).errors
 
 
-# -- runs -----------------------------------------------------------------------------------------------
+# -- runs ------------------------------------------------------------------------------------------
 
 
 def test_the_form_of_a_run_has_a_field_for_each_input_by_its_type() -> None:

@@ -1,7 +1,6 @@
 """Laws of templates: typed, strict, bounded, rendered once."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tasks.templating import TemplateError, render, render_message
 NAMES: dict[str, Any] = {
     "season": 2027,
     "name": "Ana",
-    "empty": "",
+    "blank_text": "",
     "nothing": None,
     "now": "2027-02-15T09:00:00-06:00",
     "customer_name": "",
@@ -49,6 +48,7 @@ NAMES: dict[str, Any] = {
         ("{{ season }}!", "2027!"),
         ("{{ season }}{{ season }}", "20272027"),
         ("{{ nothing }}-", "-"),
+        ("{{ name | append: nothing }}-", "Ana-"),
         ("{{ services | join: ', ' | replace: '_', ' ' }}", "fertilizer, weed control"),
         ("{% if find.flag %}yes{% endif %}", "yes"),
         ("{% for s in services %}{{ forloop.index }}{{ s }} {% endfor %}", "1fertilizer 2weed_control "),
@@ -94,7 +94,11 @@ def test_a_name_that_is_not_set_is_an_error_that_names_it(source: str, named: st
 
 
 def test_a_default_stands_in_for_a_name_that_is_not_set_and_for_an_empty_one() -> None:
-    for source in ("{{ missing | default: 'x' }}", "{{ find.nope | default: 'x' }}", "{{ empty | default: 'x' }}"):
+    for source in (
+        "{{ missing | default: 'x' }}",
+        "{{ find.nope | default: 'x' }}",
+        "{{ blank_text | default: 'x' }}",
+    ):
         assert render(source, NAMES) == "x"
     assert render("{{ find.count | default: 9 }}", NAMES) == 3
     with pytest.raises(DataError, match="'missing' is not set"):
@@ -107,7 +111,13 @@ def test_of_a_result_that_no_child_came_to_there_are_none() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["{{ name.__class__ }}", "{{ find.items }}", "{{ services.append }}", "{{ season.real }}", "{{ name['upper'] }}"],
+    [
+        "{{ name.__class__ }}",
+        "{{ find.items }}",
+        "{{ services.append }}",
+        "{{ season.real }}",
+        "{{ name['upper'] }}",
+    ],
 )
 def test_a_template_reaches_no_attribute_of_python(source: str) -> None:
     with pytest.raises(DataError, match="is not set"):
@@ -152,8 +162,9 @@ def test_dates_are_formatted_from_what_they_say_and_never_from_the_wall_clock() 
         "{% assign n = 9 %}{% for i in (1..60) %}{% assign n = n | times: n %}{% endfor %}{{ n }}",
         "{{ (1..90000000) | join: 'x' }}",
         "{% capture s %}" + "x" * 900 + "{% endcapture %}{% for i in (1..900) %}{{ s }}{% endfor %}",
-        "{{ 'aaaa' " + "| url_encode | base64_encode " * 5 + "}}",
-        "{{ '%' " + "| url_encode " * 80 + "}}",
+        "{{ (1..90000000) }}",
+        "{{ (1..99999999999999999999) | reverse }}",
+        "{{ name " + "| append: name " * 3000 + "| replace: 'Ana', '" + "x" * 9000 + "' }}",
     ],
 )
 def test_a_template_that_would_explode_is_stopped_at_once(source: str) -> None:
@@ -163,8 +174,14 @@ def test_a_template_that_would_explode_is_stopped_at_once(source: str) -> None:
     assert time.monotonic() - began < 2
 
 
+def test_a_word_of_liquid_is_no_value() -> None:
+    for source in ("{{ empty }}", "{{ blank }}"):
+        with pytest.raises(DataError, match="no value that can be passed on"):
+            render(source, NAMES)
+
+
 def test_a_template_that_is_too_long_or_too_deep_is_refused() -> None:
-    with pytest.raises(TemplateError, match="longer than"):
+    with pytest.raises(TemplateError, match="at most 50,000"):
         render("{{ name }}" + "x" * templating.LONGEST_TEMPLATE, NAMES)
     with pytest.raises(TemplateError):
         render("{% if name %}" * 200 + "{% endif %}" * 200, NAMES)
@@ -193,9 +210,9 @@ def test_a_template_that_cannot_be_read_is_refused_before_it_runs(source: str, m
 
 def test_what_a_value_says_is_never_rendered() -> None:
     assert render("{{ a }}", {"a": "{{ b }}", "b": "secret"}) == "{{ b }}"
-    with pytest.raises(DataError, match="contains {{"):
+    with pytest.raises(DataError, match=r"contains \{\{"):
         render("Hi {{ a }}", {"a": "{{ b }}", "b": "secret"})
-    with pytest.raises(DataError, match="contains {{"):
+    with pytest.raises(DataError, match=r"contains \{\{"):
         render("{% raw %}{{ b }}{% endraw %} {{ b }}", {"b": "secret"})
 
 
@@ -224,7 +241,10 @@ def test_the_names_of_a_template_are_known_without_running_it() -> None:
 
 
 def test_a_name_with_a_default_behind_it_is_known_to_be_guarded() -> None:
-    found = {use.path[0]: use.guarded for use in templating.uses("{{ a | default: b }}{{ c | upcase | default: 1 }}")}
+    found = {
+        use.path[0]: use.guarded
+        for use in templating.uses("{{ a | default: b }}{{ c | upcase | default: 1 }}")
+    }
     assert found == {"a": True, "b": False, "c": True}
 
 
@@ -274,12 +294,12 @@ def test_a_message_template_that_is_not_there_is_an_error_that_lists_those_that_
 
 
 @pytest.fixture
-def folder(tmp_path: Path, settings: Settings) -> Iterator[Path]:
+def folder(tmp_path: Path, settings: Settings) -> Path:
     """A folder of message templates of our own."""
     settings.BASE_DIR = tmp_path
     made = tmp_path / "templates" / "messages" / "hello"
     made.mkdir(parents=True)
-    yield made
+    return made
 
 
 def test_a_message_template_is_read_again_when_its_file_changes(folder: Path) -> None:
@@ -293,7 +313,11 @@ def test_a_message_template_is_read_again_when_its_file_changes(folder: Path) ->
 # -- the shipped invitation -----------------------------------------------------------------------------
 
 FIRM = {"season": 2027, "business": {"name": "Green & Sons", "address": "1 Main St\nSpringfield"}}
-KNOWN = {"customer_name": "Ana <Lee>", "customer_services": ["weed_control"], "customer_last_service": "2026-09-14"}
+KNOWN = {
+    "customer_name": "Ana <Lee>",
+    "customer_services": ["weed_control"],
+    "customer_last_service": "2026-09-14",
+}
 UNKNOWN = {"customer_name": None, "customer_services": [], "customer_last_service": None}
 
 

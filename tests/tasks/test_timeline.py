@@ -20,7 +20,10 @@ TOLD = {
     "claimed": ({}, "A worker took the run."),
     "started": ({}, "“Send the mail” began."),
     "step_done": ({"result": "sent", "next": "note"}, "“Send the mail” is done: sent; “note” is next."),
-    "step_failed": ({"code": "auth"}, "“Send the mail” did not work: the other system does not accept our login."),
+    "step_failed": (
+        {"code": "auth"},
+        "“Send the mail” did not work: the other system does not accept our login.",
+    ),
     "retry_later": (
         {"code": "transient", "wait": 2.0},
         "“Send the mail” did not work: the other system did not answer. It is tried again in 2 s.",
@@ -42,18 +45,33 @@ TOLD = {
         "All runs that “Send the mail” started are over: 2 sent, 1 declined.",
     ),
     "branched": ({"to": "complete"}, "“Send the mail” chose the way to the end."),
-    "held": ({"code": "rate_limited", "wait": 60}, "“Send the mail” waits for 1 min: the other system asked us to slow down."),
-    "parked": ({"code": "data"}, "Stopped at “Send the mail” for a person: a value is not what was expected."),
+    "held": (
+        {"code": "rate_limited", "wait": 60},
+        "“Send the mail” waits for 1 min: the other system asked us to slow down.",
+    ),
+    "parked": (
+        {"code": "data"},
+        "Stopped at “Send the mail” for a person: a value is not what was expected.",
+    ),
     "unknown": ({"code": "deadline"}, "It is not known whether “Send the mail” went out: it took too long."),
     "paused": ({"by": 3}, "Paused by Ana."),
     "resumed": ({"by": 3}, "Resumed by Ana."),
     "cancelled": ({"by": 3, "result": "cancelled"}, "Cancelled by Ana."),
     "completed": ({"result": "declined"}, "The run is over: declined, nothing was sent."),
-    "failed": ({"code": "quarantined"}, "The run failed at “Send the mail”: three workers stopped while doing this step."),
-    "quarantined": ({"crashes": 3}, "Three workers stopped while doing “Send the mail”; the run is set aside."),
+    "failed": (
+        {"code": "quarantined"},
+        "The run failed at “Send the mail”: three workers stopped while doing this step.",
+    ),
+    "quarantined": (
+        {"crashes": 3},
+        "Three workers stopped while doing “Send the mail”; the run is set aside.",
+    ),
     "retried": ({"by": 3}, "“Send the mail” is tried again by Ana."),
     "handed_back": ({"why": "stopping"}, "A worker gave the run back without having begun “Send the mail”."),
-    "crm_called": ({"op": "customers.find", "status": 200, "ms": 12}, "CRM: customers find answered 200 in 12 ms."),
+    "crm_called": (
+        {"op": "customers.find", "status": 200, "ms": 12},
+        "CRM: customers find answered 200 in 12 ms.",
+    ),
     "released": ({}, "The list is complete; the run may begin."),
     "scrubbed": ({}, "The customer details of this run were removed."),
     "ignored": ({"kind": "answer", "why": "paused"}, "“answer” changed nothing: paused by staff."),
@@ -86,7 +104,9 @@ def test_a_code_that_nobody_knows_is_told_in_its_own_words() -> None:
 
 
 def test_what_the_sentence_leaves_out_stands_in_the_detail() -> None:
-    assert line_of(event("retry_later", {"code": "transient", "wait": 2, "retry": 1}), NAMES).detail == "retry 1"
+    assert (
+        line_of(event("retry_later", {"code": "transient", "wait": 2, "retry": 1}), NAMES).detail == "retry 1"
+    )
 
 
 def test_technical_events_are_folded_under_the_sentence_before_them() -> None:
@@ -108,7 +128,15 @@ def test_a_long_silence_is_named_and_a_short_one_is_not() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "told"),
-    [(0, "0 s"), (45, "45 s"), (60, "1 min"), (7200, "2 h"), (86_400, "1 day"), (3 * 86_400, "3 days"), (-5, "0 s")],
+    [
+        (0, "0 s"),
+        (45, "45 s"),
+        (60, "1 min"),
+        (7200, "2 h"),
+        (86_400, "1 day"),
+        (3 * 86_400, "3 days"),
+        (-5, "0 s"),
+    ],
 )
 def test_a_length_of_time_is_told_in_its_largest_unit(seconds: float, told: str) -> None:
     assert timeline.span(seconds) == told
@@ -121,7 +149,7 @@ def test_times_are_told_in_the_zone_of_the_business(settings: Any) -> None:
     assert timeline.moment(AT, AT + timedelta(days=365)) == "Mon 16 Feb 2026 09:12 CST"
 
 
-# -- where a run stands ------------------------------------------------------------------------------
+# -- where a run stands ----------------------------------------------------------------------------
 
 
 def task(**values: Any) -> Task:
@@ -130,8 +158,13 @@ def task(**values: Any) -> Task:
 
 def test_the_headline_of_a_question_says_since_when_and_what_happens_to_it(settings: Any) -> None:
     settings.TIME_ZONE = "America/Chicago"
-    plan = [[(AT + timedelta(hours=2)).isoformat(), "remind"], [(AT + timedelta(hours=48)).isoformat(), "expire"]]
-    waits = task(waiting_for="approval:q1", progress={"wait": {"approval": "q1", "plan": plan, "then": "decline"}})
+    plan = [
+        [(AT + timedelta(hours=2)).isoformat(), "remind"],
+        [(AT + timedelta(hours=48)).isoformat(), "expire"],
+    ]
+    waits = task(
+        waiting_for="approval:q1", progress={"wait": {"approval": "q1", "plan": plan, "then": "decline"}}
+    )
     now = AT + timedelta(hours=1)
     assert headline(waits, AT, now) == (
         "Waiting for someone to answer since 09:12 CST (1 h); reminder at 11:12 CST; "
@@ -149,7 +182,11 @@ def test_the_headline_of_a_question_says_since_when_and_what_happens_to_it(setti
         ({"status": "paused", "reason": "data"}, "A person must decide", "until a person decides"),
         ({"waiting_for": "children"}, "Waiting for the runs it started", "the last run it started"),
         ({"waiting_for": "provider:crm"}, "Waiting for the CRM to answer again", "by itself"),
-        ({"waiting_for": "event", "progress": {"wait": {"event": "reply"}}}, "Waiting for “reply”", "by itself"),
+        (
+            {"waiting_for": "event", "progress": {"wait": {"event": "reply"}}},
+            "Waiting for “reply”",
+            "by itself",
+        ),
         ({"status": "failed", "reason": "auth"}, "Failed at", "Nothing happens by itself"),
         ({"status": "completed", "result": "sent"}, "Done at", "this run is over"),
         ({"status": "cancelled", "result": "cancelled"}, "Cancelled at", "this run is over"),
@@ -165,7 +202,7 @@ def test_each_state_says_where_the_run_stands_and_what_comes(
     assert comes in next_action(task(**values), AT)
 
 
-# -- over real runs ------------------------------------------------------------------------------------
+# -- over real runs --------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db

@@ -52,7 +52,9 @@ def dump() -> list[Any]:
 
 def addresses_of_ours() -> list[str]:
     """Return the name of each address that is ours, with the ids that it takes."""
-    resolver: URLResolver = next(r for r in get_resolver().url_patterns if getattr(r, "namespace", "") == "admin")
+    resolver: URLResolver = next(
+        r for r in get_resolver().url_patterns if getattr(r, "namespace", "") == "admin"
+    )
     found = []
     for group in resolver.url_patterns:
         for pattern in getattr(group, "url_patterns", []):
@@ -88,7 +90,7 @@ def test_no_get_on_any_address_changes_anything(ana: Client) -> None:
     assert dump() == before
 
 
-# -- the inbox ---------------------------------------------------------------------------------------
+# -- the inbox -------------------------------------------------------------------------------------
 
 
 def test_the_inbox_says_who_what_since_when_and_what_happens_either_way(ana: Client) -> None:
@@ -101,7 +103,7 @@ def test_the_inbox_says_who_what_since_when_and_what_happens_either_way(ana: Cli
 
 
 def test_questions_are_grouped_by_the_run_that_started_them(ana: Client) -> None:
-    parent = begun(published("chat.post"))
+    parent = begun(published({"handler": "chat.post", "with": {"text": "Hello"}}))
     Task.objects.filter(pk=parent.pk).update(wake_at=None)
     asking(3, parent=parent)
     asking(1, name="Bob")
@@ -115,9 +117,13 @@ def test_an_answer_is_taken_and_leads_to_the_next_question(ana: Client) -> None:
     first, second = asking(2)
     response = ana.post(at("approval_answer", first.pk), {"choice": "approve"})
     assert response["Location"] == at("approval_change", second.pk)
-    assert "Ada Adams 1: Send as is. Now the run goes on" in said(response)
+    assert re.search(r"Ada Adams \d: Send as is. Now the run goes on", said(response))
     first.refresh_from_db()
-    assert (first.state, first.choice, first.answered_by) == ("answered", "approve", User.objects.get(username="ana"))
+    assert (first.state, first.choice, first.answered_by) == (
+        "answered",
+        "approve",
+        User.objects.get(username="ana"),
+    )
     last = ana.post(at("approval_answer", second.pk), {"choice": "decline"})
     assert last["Location"] == at("approval_changelist")
     engine.drain()
@@ -136,7 +142,9 @@ def test_a_changed_text_is_what_was_approved(ana: Client) -> None:
 
 def test_a_changed_text_without_a_text_is_asked_for_again_and_keeps_the_rest(ana: Client) -> None:
     question = asking()[0]
-    page = seen(ana.post(at("approval_answer", question.pk), {"choice": "edit", "subject": "Better", "text": ""}))
+    page = seen(
+        ana.post(at("approval_answer", question.pk), {"choice": "edit", "subject": "Better", "text": ""})
+    )
     assert "This field is required" in page
     assert 'value="Better"' in page
     question.refresh_from_db()
@@ -199,7 +207,7 @@ def test_a_question_about_an_unknown_sending_shows_the_text_it_is_about(ana: Cli
     assert "It was sent" in seen(ana.get(at("approval_changelist")))
 
 
-# -- many at once ----------------------------------------------------------------------------------------
+# -- many at once ----------------------------------------------------------------------------------
 
 
 def test_a_batch_asks_first_with_the_number_and_the_first_five_names(ana: Client) -> None:
@@ -207,8 +215,8 @@ def test_a_batch_asks_first_with_the_number_and_the_first_five_names(ana: Client
     ids = ",".join(str(question.pk) for question in questions)
     page = seen(ana.post(at("approval_batch"), {"ids": ids}))
     assert "Send as is: 7 questions at once" in page
-    assert "Ada Adams 5 and 2 more." in page
-    assert "Ada Adams 6" not in page
+    assert len(re.findall("Ada Adams", page)) == 5
+    assert re.search(r"Ada Adams \d and 2 more\.", page)
     assert Approval.objects.filter(state="open").count() == 7
 
 
@@ -217,7 +225,9 @@ def test_a_batch_answers_what_was_shown_and_nothing_else(ana: Client) -> None:
     ids = ",".join(str(question.pk) for question in shown)
     response = ana.post(at("approval_batch"), {"ids": ids, "sure": "1"})
     assert "3 approved" in said(response)
-    assert set(Approval.objects.filter(choice="approve").values_list("pk", flat=True)) == {q.pk for q in shown}
+    assert set(Approval.objects.filter(choice="approve").values_list("pk", flat=True)) == {
+        q.pk for q in shown
+    }
     other.refresh_from_db()
     assert other.state == "open"
 
@@ -226,7 +236,9 @@ def test_a_batch_leaves_out_what_was_answered_meanwhile_and_says_so(ana: Client)
     first, second = asking(2)
     ana.post(at("approval_answer", first.pk), {"choice": "decline"})
     ids = f"{first.pk},{second.pk}"
-    assert "1 of those shown has been answered meanwhile" in seen(ana.post(at("approval_batch"), {"ids": ids}))
+    assert "1 of those shown has been answered meanwhile" in seen(
+        ana.post(at("approval_batch"), {"ids": ids})
+    )
     ana.post(at("approval_batch"), {"ids": ids, "sure": "1"})
     first.refresh_from_db()
     assert first.choice == "decline"
@@ -245,7 +257,7 @@ def test_ids_that_are_none_are_left_out(ana: Client) -> None:
     assert ana.post(at("approval_batch"), {"ids": "x,,1", "sure": "1"}).status_code == 302
 
 
-# -- runs ---------------------------------------------------------------------------------------------------
+# -- runs ------------------------------------------------------------------------------------------
 
 
 def test_the_list_of_runs_is_filtered_by_its_address(ana: Client) -> None:
@@ -264,9 +276,10 @@ def test_the_list_of_runs_is_filtered_by_its_address(ana: Client) -> None:
     assert listed(q="%") == set()
     assert listed(page="99") == set()
     chips = ana.get(at("task_changelist"), {"sop": "greet", "status": "ready", "page": "1"}).context["chips"]
-    assert [chip.without for chip in chips] == ["?sop=greet", "?status=ready"] or [
-        chip.without for chip in chips
-    ] == ["?sop=greet", "?status=ready"][::1]
+    assert [(chip.text, chip.without) for chip in chips] == [
+        ("Ready", "?sop=greet"),
+        ("SOP: Greet", "?status=ready"),
+    ]
 
 
 def test_a_whole_number_leads_straight_to_its_run(ana: Client) -> None:
@@ -275,7 +288,7 @@ def test_a_whole_number_leads_straight_to_its_run(ana: Client) -> None:
 
 
 def test_a_run_tells_its_story_and_links_its_family(ana: Client) -> None:
-    parent = begun(published("chat.post"))
+    parent = begun(published({"handler": "chat.post", "with": {"text": "Hello"}}))
     child = asking(2, parent=parent)[0].task
     page = seen(ana.get(at("task_change", child.pk)))
     assert "“Ask first” asked a person." in page
@@ -339,7 +352,7 @@ def test_who_may_only_look_cannot_act_on_a_run(vera: Client) -> None:
     assert fresh(task).mailbox == []
 
 
-# -- the editor -----------------------------------------------------------------------------------------------
+# -- the editor ------------------------------------------------------------------------------------
 
 
 def test_the_list_of_sops_says_state_version_next_start_and_open_runs(ana: Client) -> None:
@@ -349,7 +362,14 @@ def test_the_list_of_sops_says_state_version_next_start_and_open_runs(ana: Clien
     begun(sop.published, {"season": 2026})  # type: ignore[arg-type]
     Sop.objects.create(slug="new", name="Brand new")
     page = seen(ana.get(at("sop_changelist")))
-    for told in ("Active", "Version 1", "Each Monday at 09:00 (America/Chicago)", "1 open", "Draft", "Never published"):
+    for told in (
+        "Active",
+        "Version 1",
+        "Each Monday at 09:00 (America/Chicago)",
+        "1 open",
+        "Draft",
+        "Never published",
+    ):
         assert told in page
 
 
@@ -396,7 +416,11 @@ def test_a_removed_step_can_be_put_back_where_it_was(ana: Client) -> None:
 
 def fields(step: Step, **changed: Any) -> dict[str, Any]:
     values = {"name": step.name, "key": step.key, "on_success": "next", "max_retries": 3}
-    own = {name: changed.pop(name) for name in list(changed) if name in {*values, "on_failure", "timeout", "rate"}}
+    own = {
+        name: changed.pop(name)
+        for name in list(changed)
+        if name in {*values, "on_failure", "timeout", "rate"}
+    }
     return {
         **{f"step-{step.pk}-{name}": value for name, value in {**values, **own}.items()},
         **{f"with-{step.pk}-{name}": value for name, value in {**step.params, **changed}.items()},
@@ -406,7 +430,9 @@ def fields(step: Step, **changed: Any) -> dict[str, Any]:
 def test_a_step_is_saved_with_its_settings(ana: Client) -> None:
     sop = drafted()
     one = sop.steps.get(key="one")
-    ana.post(at("step_save", sop.pk, one.pk), fields(one, name="Say hello", text="Hi {{ x }}", severity="warning"))
+    ana.post(
+        at("step_save", sop.pk, one.pk), fields(one, name="Say hello", text="Hi {{ x }}", severity="warning")
+    )
     one.refresh_from_db()
     assert (one.name, one.params) == ("Say hello", {"text": "Hi {{ x }}", "severity": "warning"})
 
@@ -423,7 +449,9 @@ def test_a_renamed_step_is_followed_by_those_that_go_to_it(ana: Client) -> None:
 def test_a_step_that_does_not_pass_is_open_with_what_was_typed_and_why(ana: Client) -> None:
     sop = drafted()
     one = sop.steps.get(key="one")
-    response = ana.post(at("step_save", sop.pk, one.pk), fields(one, key="two", text="Typed", severity="loud"))
+    response = ana.post(
+        at("step_save", sop.pk, one.pk), fields(one, key="two", text="Typed", severity="loud")
+    )
     page = seen(response)
     assert "already called “two”" in page
     assert "Typed" in page
@@ -493,7 +521,9 @@ def test_the_settings_of_a_sop_are_saved_and_wrong_inputs_are_refused(ana: Clien
     ana.post(at("sop_change", sop.pk), given)
     sop.refresh_from_db()
     assert (sop.name, sop.priority, sop.inputs) == ("Greet all", 0, {"season": {"type": "integer"}})
-    assert "Write one input per line" in seen(ana.post(at("sop_change", sop.pk), {**given, "inputs": "season"}))
+    assert "Write one input per line" in seen(
+        ana.post(at("sop_change", sop.pk), {**given, "inputs": "season"})
+    )
 
 
 def test_a_new_sop_begins_as_an_empty_draft(ana: Client) -> None:

@@ -14,6 +14,9 @@ window.addEventListener("pageshow", (event) => {
   if (event.persisted) window.location.reload();
 });
 
+// The skin shows the page late, after the browser has looked where the keyboard belongs.
+window.addEventListener("load", () => document.querySelector(".sp [autofocus]")?.focus());
+
 // Leaving a form that was changed and not sent asks first.
 document.querySelectorAll("form[data-guard]").forEach((form) => {
   form.addEventListener("input", () => (form.dataset.changed = "yes"));

@@ -1,0 +1,142 @@
+"""The phases of `make test`, one after the other: what each took, and what it came to.
+
+    python -m tests.phases lint unit postgres faults stories
+
+A failed phase does not keep the next from running; the exit code tells.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from tests.processes import live_environment
+from tests.servers import ROOT, bare_environment
+
+PYTHON = sys.executable
+PYTEST = [PYTHON, "-m", "pytest", "-q"]
+REAL_PROCESSES = ["--ignore=tests/faults", "--ignore=tests/stories"]
+CORES = "2"
+CLOSING = re.compile(
+    r"=*\s*(\d+ (passed|failed|error|skipped|deselected).* in [\d.]+s.*|no tests ran.*?)\s*=*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One program of a phase."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a phase came to; `closing` is the last line of its test runner."""
+
+    name: str
+    ok: bool
+    seconds: float
+    closing: str
+
+
+def lint_steps() -> list[Step]:
+    """Form, types, imports, migrations, settings, security; the slow one first."""
+    django = [PYTHON, "-W", "error::RuntimeWarning", "manage.py"]
+    live = live_environment("postgres://nobody@127.0.0.1:1/none", "redis://127.0.0.1:1/0")
+    product = ["sopengine", "tasks", "crm", "credentials"]
+    return [
+        Step("types", [PYTHON, "-m", "mypy"]),
+        Step("form", [PYTHON, "-m", "ruff", "check", "."]),
+        Step("layout", [PYTHON, "-m", "ruff", "format", "--check", "."]),
+        Step("imports", [PYTHON, "-c", "from importlinter.cli import lint_imports_command as lint; lint()"]),
+        Step("migrations", [*django, "makemigrations", "--check", "--dry-run"]),
+        Step("settings", [*django, "check", "--deploy", "--fail-level", "ERROR"], live),
+        Step("security", [PYTHON, "-m", "bandit", "-q", "-c", "pyproject.toml", "-ll", "-r", *product]),
+    ]
+
+
+def lint() -> Result:
+    """Run all linters, two at a time; print what they say when they object."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(_run_quietly, lint_steps()))
+    for step, code, output in done:
+        print(f"  {step.name}: {'ok' if code == 0 else 'NOT OK'}", flush=True)
+        if code:
+            print(output, flush=True)
+    objecting = [step.name for step, code, _ in done if code]
+    closing = f"objections: {', '.join(objecting)}" if objecting else f"{len(done)} linters, no objection"
+    return Result("lint", not objecting, time.monotonic() - began, closing)
+
+
+def _run_quietly(step: Step) -> tuple[Step, int, str]:
+    environment = dict(step.environment) or bare_environment(DEBUG="1")
+    done = subprocess.run(
+        step.command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return step, done.returncode, done.stdout
+
+
+def pytest_phase(name: str) -> Result:
+    """Run the tests of a phase, printing as they print."""
+    command = {
+        "unit": [*PYTEST, "-n", CORES, *REAL_PROCESSES],
+        "postgres": [
+            *[PYTHON, "-m", "tests.servers", "run", "--no-redis", "--"],
+            *[*PYTEST, "-n", CORES, "-m", "database", *REAL_PROCESSES],
+        ],
+        "faults": [*PYTEST, "tests/faults", "--durations=5"],
+        "stories": [*PYTEST, "tests/stories", "--durations=5"],
+    }[name]
+    kept = {"SOAK": os.environ["SOAK"]} if os.environ.get("SOAK") else {}
+    began, closing = time.monotonic(), "ended without a closing line"
+    with subprocess.Popen(
+        command, cwd=ROOT, env=bare_environment(DEBUG="1", **kept), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            found = CLOSING.fullmatch(line.strip())
+            closing = found[1] if found else closing
+    return Result(name, process.returncode == 0, time.monotonic() - began, closing)
+
+
+PHASES = ("lint", "unit", "postgres", "faults", "stories")
+
+
+def main(wanted: Sequence[str]) -> int:
+    """Run the wanted phases in order; return 1 if one failed."""
+    unknown = sorted(set(wanted) - set(PHASES))
+    if unknown or not wanted:
+        print(f"unknown phase {', '.join(unknown)}; expected some of: {', '.join(PHASES)}", file=sys.stderr)
+        return 2
+    results = []
+    for name in wanted:
+        print(f"\n== {name}", flush=True)
+        results.append(lint() if name == "lint" else pytest_phase(name))
+        print(f"== {name}: {results[-1].seconds:.0f} s", flush=True)
+    print("\n== all phases", flush=True)
+    for result in results:
+        print(
+            f"{'ok    ' if result.ok else 'FAILED'} {result.name:9} {result.seconds:5.0f} s  {result.closing}"
+        )
+    return 0 if all(result.ok for result in results) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
