@@ -7,6 +7,13 @@ import sys
 
 import django
 
+django.setup()
+
+from django.db import connection, transaction  # noqa: E402 - the models need the setup above
+
+from sopengine import clock  # noqa: E402
+from tasks.models import Sop, SopVersion  # noqa: E402
+
 SHAPES = {
     "noop": [{"key": f"s{n}", "handler": "bench.noop"} for n in range(1, 6)],
     "once": [{"key": f"s{n}", "handler": "bench.once"} for n in range(1, 4)],
@@ -28,12 +35,6 @@ SELECT id, 1, 'created', 's1', 'ready', now(), '{}' FROM tasks_task WHERE versio
 
 def main(shape: str, due: int, finished: int = 0) -> None:
     """Write the rows."""
-    django.setup()
-    from django.db import connection, transaction
-
-    from sopengine import clock
-    from tasks.models import Sop, SopVersion
-
     slug = f"{shape}-{Sop.objects.count()}"
     sop = Sop.objects.create(slug=slug, name=slug, state=Sop.State.ACTIVE)
     version = SopVersion.objects.create(

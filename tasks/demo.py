@@ -29,7 +29,6 @@ from tasks import approvals, definition, journal, triggers
 from tasks.models import Approval, Notification, Sop, Task
 
 CAMPAIGN = "past-customer-reactivation"
-SOPS = Path(__file__).parent / "sops"
 USER = "demo"
 STATE = ("demo.sqlite3", "crm-mock.sqlite3")
 ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that reads like something else
@@ -65,10 +64,7 @@ def make_user() -> tuple[AbstractUser, str]:
 
 def publish_sops(by: AbstractUser) -> list[str]:
     """Import and publish the shipped SOPs; return their names."""
-    drafts = [
-        definition.save_rows(definition.read(path.read_text(encoding="utf-8"), path.name))
-        for path in sorted(SOPS.glob("*.yaml"))
-    ]
+    drafts = [definition.save_rows(definition.read_file(path)) for path in definition.shipped()]
     for draft in drafts:
         definition.publish(draft, by)
     return [draft.name for draft in drafts]
@@ -81,9 +77,8 @@ def migrate() -> None:
 
 def first_slot(after: datetime) -> datetime:
     """Return when the campaign's own schedule says that it begins next: a Monday at nine, in season."""
-    shipped = (SOPS / f"{CAMPAIGN}.yaml").read_text(encoding="utf-8")
-    trigger = definition.read(shipped, CAMPAIGN).trigger
-    slot = triggers.next_slot(trigger, after)
+    file = next(path for path in definition.shipped() if path.stem.replace("_", "-") == CAMPAIGN)
+    slot = triggers.next_slot(definition.read_file(file).trigger, after)
     if slot is None:
         raise DemoError(f"The schedule of {CAMPAIGN} never comes.")
     return slot
@@ -164,9 +159,8 @@ class Campaign:
         while not self.still():
             watch()
             if time.monotonic() > give_up:
-                raise DemoError(
-                    f"After {patience:.0f} s the campaign still moves; see: manage.py engine doctor"
-                )
+                rest = "; ".join(f"{line.who}: {line.doing}" for line in self.lines() if not line.over)
+                raise DemoError(f"After {patience:.0f} s the campaign still moves: {rest or 'no run yet'}.")
             time.sleep(0.1)
         watch()
 

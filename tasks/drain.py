@@ -11,23 +11,22 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import DatabaseError
 
 from credentials import vault
-from crm.service import CrmCall, open_service
+from crm.service import open_service
 from sopengine import clock
 from sopengine.crashpoint import crashpoint
 from sopengine.errors import DataError, StepError, Transient
 from sopengine.registry import UnknownName
-from tasks import calendars, children, journal, outbox, plan, transition, wakeups
+from tasks import calendars, children, journal, outbox, perform, plan, transition, turns, wakeups
 from tasks import context as values
 from tasks.crew import Crew, Job, StepDeadline
 from tasks.outcome import Effect
-from tasks.transition import Answer, Facts, Rules, Turn
+from tasks.transition import Rules, Turn
 
 log = logging.getLogger(__name__)
 MARKED = frozenset({Effect.VERIFY_FIRST, Effect.AT_MOST_ONCE})
@@ -44,15 +43,6 @@ class DrainReport:
     tasks: int
     more: bool
     abandoned: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a handler came to: an outcome or an error, its CRM calls, and how long it took."""
-
-    outcome: object
-    calls: tuple[CrmCall, ...]
-    ms: int
 
 
 @dataclass(slots=True)
@@ -91,7 +81,7 @@ class Drain:
         self.waiting: deque[Ready] = deque()
         self.parents: set[UUID] = set()
         self.listed: set[UUID] = set()
-        self.steps = self.tasks = self.claims = self.stuck = 0
+        self.steps = self.tasks = self.claims = 0
         self.renewed = clock.monotonic()
         self.dry = False  # the last claim found nothing
         self.alone: UUID | None = None
@@ -138,10 +128,10 @@ class Drain:
             rows = journal.claim(self.owner, settings.ENGINE_BATCH, self.lease, fair=fair)
         self.dry = not rows
         crashpoint("m1")
-        turns = [turn_of(row) for row in rows]
-        self.held.update((turn.id, turn) for turn in turns)
-        facts = facts_for(turns)
-        for turn in turns:
+        claimed = [turns.turn_of(row) for row in rows]
+        self.held.update((turn.id, turn) for turn in claimed)
+        facts = turns.facts_for(claimed)
+        for turn in claimed:
             self._wake(turn, facts)
         return bool(rows)
 
@@ -153,7 +143,7 @@ class Drain:
                 text, severity="critical", kind="escalation", dedupe=f"brake:{rows[0]['now']:%Y-%m-%dT%H}"
             )
 
-    def _wake(self, turn: Turn, facts: "Known") -> None:
+    def _wake(self, turn: Turn, facts: turns.Known) -> None:
         if turn.crashes > transition.MOST_CRASHES:
             transition.quarantine(turn)
         else:
@@ -184,7 +174,9 @@ class Drain:
             if call.plan.handler.calls:
                 self.waiting.append(Ready(turn, call))
                 return
-            self._apply(Ready(turn, call), run_handler(turn, call, StepDeadline(settings.ENGINE_DEADLINE)))
+            self._apply(
+                Ready(turn, call), perform.run_handler(turn, call, StepDeadline(settings.ENGINE_DEADLINE))
+            )
         self.to_settle.append(turn)
 
     def _call(self, turn: Turn) -> plan.Call:
@@ -227,7 +219,9 @@ class Drain:
             deadline = StepDeadline(
                 min(ready.call.plan.step.timeout or settings.ENGINE_DEADLINE, settings.ENGINE_DEADLINE)
             )
-            self.crew.begin(Job(ready, partial(run_handler, ready.turn, ready.call, deadline), deadline))
+            self.crew.begin(
+                Job(ready, partial(perform.run_handler, ready.turn, ready.call, deadline), deadline)
+            )
         self.waiting.extendleft(reversed(skipped))
 
     def _collect(self) -> None:
@@ -235,48 +229,36 @@ class Drain:
         busy = bool(self.to_settle or self.to_start or (self.waiting and self.crew.free))
         idle = bool(self.crew.working) and not busy
         for job in self.crew.finished(0.05 if idle else 0):
-            ready = job.subject
+            ready, reply = job.subject, job.answer
+            assert isinstance(reply, perform.Reply)
             if job.abandoned:
-                self._late(ready, job.answer)
+                self._late(ready, reply)
                 continue
             crashpoint("m2")
-            self._apply(ready, job.answer)
+            self._apply(ready, reply)
             self._advance(ready.turn)
         for job in self.crew.overdue():
-            self.stuck += 1
-            self._apply(
-                job.subject, Transient("the step took longer than it may", code="deadline", sent="maybe")
-            )
+            late = Transient("the step took longer than it may", code="deadline", sent="maybe")
+            self._apply(job.subject, perform.Reply(late, (), 0))
             self._advance(job.subject.turn)
 
-    def _apply(self, ready: Ready, reply: object) -> None:
+    def _apply(self, ready: Ready, reply: perform.Reply) -> None:
         """Make what the handler answered part of its turn."""
-        turn, made = ready.turn, ready.call.plan
+        turn, handler = ready.turn, ready.call.plan.handler
         self.steps += 1
-        if isinstance(reply, Reply):
-            for call in reply.calls:
-                turn.note(
-                    "crm_called",
-                    op=call.operation,
-                    entity=call.entity,
-                    id=call.id,
-                    status=call.status,
-                    ms=call.ms,
-                )
-            reply, ms = reply.outcome, reply.ms if made.handler.calls else None
-        else:
-            ms = None
+        for call in reply.calls:
+            turn.note("crm_called", **perform.told(call))
         before = turn.seq
         try:
-            if isinstance(reply, StepError):
-                raise reply
-            rows = children.asked_for(turn, reply)
-            transition.take_outcome(turn, made.handler, reply, ms)
+            if isinstance(reply.outcome, StepError):
+                raise reply.outcome
+            rows = children.asked_for(turn, reply.outcome)
+            transition.take_outcome(turn, handler, reply.outcome, reply.ms if handler.calls else None)
             turn.child_rows.extend(rows)
         except StepError as error:
             if turn.seq != before:
                 raise AssertionError("an outcome failed after its event was noted") from error
-            if error is not reply:
+            if error is not reply.outcome:
                 error.sent = "maybe"  # the handler has done its work; only its answer cannot be kept
             self._failed(turn, error, ready.call.effect)
 
@@ -284,11 +266,11 @@ class Drain:
         rules = Rules(settings.ENGINE_RETRY_WAITS, random.random())  # noqa: S311
         transition.take_error(turn, plan.plan_of(turn).handler, effect, error, rules)
 
-    def _late(self, ready: Ready, reply: object) -> None:
+    def _late(self, ready: Ready, reply: perform.Reply) -> None:
         """An answer after its deadline counts if nobody has moved the row since it was given up."""
         turn = ready.turn
         undecided = turn.reason == transition.UNKNOWN and turn.id not in self.held
-        if undecided and isinstance(reply, Reply) and not isinstance(reply.outcome, StepError):
+        if undecided and not isinstance(reply.outcome, StepError):
             transition.answer_came_late(turn)
             self.held[turn.id] = turn
             self._apply(ready, reply)
@@ -304,20 +286,20 @@ class Drain:
             for ready in self.to_start:
                 self._return(ready.turn)
             self.to_start = []
-        turns, starts = self.to_settle, self.to_start
-        if not turns and not starts:
+        rested, starts = self.to_settle, self.to_start
+        if not rested and not starts:
             return
         self.to_settle, self.to_start = [], []
         marked = frozenset(ready.turn.id for ready in starts if ready.call.effect in MARKED)
         for ready in starts:
             if ready.turn.id in marked:
                 self._mark(ready)
-        group = turns + [ready.turn for ready in starts]
+        group = rested + [ready.turn for ready in starts]
         for turn in group:
-            prepare_posts(turn)
+            turns.prepare_posts(turn)
         kept = self._write(group, marked)
         crashpoint("m5")
-        self._follow_up(turns, kept)
+        self._follow_up(rested, kept)
         for ready in starts:
             if ready.turn.id in kept and ready.turn.running:
                 ready.marked = ready.turn.id in marked and not ready.turn.started
@@ -325,7 +307,7 @@ class Drain:
                 self.waiting.append(ready)
             else:
                 self._let_go(ready.turn)
-        for turn in turns:
+        for turn in rested:
             if turn.id in kept and turn.running:
                 self._advance(turn)
             else:
@@ -356,7 +338,7 @@ class Drain:
         rows = journal.reread([turn.id], self.owner)
         if not rows:
             return set()
-        fresh = turn_of(rows[0])
+        fresh = turns.turn_of(rows[0])
         fresh.taken = len(fresh.mailbox) if turn.taken else 0
         handler = plan.plan_of(fresh).handler
         transition.take_error(
@@ -367,12 +349,12 @@ class Drain:
             Rules(),
         )
         turn.become(fresh)
-        prepare_posts(turn)
+        turns.prepare_posts(turn)
         return journal.settle([turn], self.owner, self.lease)
 
-    def _follow_up(self, turns: Iterable[Turn], kept: set[UUID]) -> None:
+    def _follow_up(self, rested: Iterable[Turn], kept: set[UUID]) -> None:
         """Remember whose children or parents must hear of it."""
-        for turn in turns:
+        for turn in rested:
             if turn.id not in kept:
                 log.warning("task %s: fenced, somebody else has it", turn.id)
             elif turn.status in ("completed", "failed", "cancelled"):
@@ -425,109 +407,3 @@ class Drain:
         if more:
             wakeups.wake()
         return DrainReport(self.steps, self.tasks, more, len(self.crew.abandoned))
-
-
-# -- one step, in whatever thread ------------------------------------------------------------------
-
-
-def run_handler(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
-    """Run the handler of this call; every error becomes a StepError, a bug included."""
-    handler = call.plan.handler
-    began = perf_counter()
-    crm = open_service(deadline) if handler.crm else None
-    try:
-        deadline.check()
-        run = plan.step_run(turn, crm or plan.NO_CRM, deadline)
-        found = handler.look(run, **call.params) if call.looks and handler.look else None
-        outcome = handler.run(run, **call.params) if found is None else found
-    except StepError as error:
-        outcome = error
-    except Exception as error:  # a bug in a handler: its name and place, never its values
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
-        log.error("handler %s: %s in %s", handler.name, type(error).__name__, where)
-        outcome = DataError(
-            f"the handler {handler.name!r} has a bug: {type(error).__name__}", code="bug", sent="maybe"
-        )
-    return Reply(outcome, tuple(crm.calls) if crm else (), round((perf_counter() - began) * 1000))
-
-
-# -- turns to rows, rows to turns -----------------------------------------------------------------------------------
-
-
-def prepare_posts(turn: Turn) -> None:
-    """Seal the messages that the turn leaves, ready to be written with it."""
-    for post in turn.posts:
-        notice, row = post.notice, uuid4()
-        escalates = post.kind == "escalation"
-        turn.post_rows.append(
-            {
-                "id": row,
-                "task": turn.id,
-                "approval": post.approval,
-                "kind": post.kind,
-                "severity": notice.severity,
-                "channel": notice.channel
-                or (
-                    settings.ESCALATIONS_CHANNEL
-                    if escalates
-                    else turn.sop.channel or settings.ESCALATIONS_CHANNEL
-                ),
-                "dedupe": notice.dedupe[:120] or None,
-                "sealed": outbox.sealed_notice(row, notice.text),
-            }
-        )
-        turn.progress["posted"] = True
-    turn.posts = []
-
-
-def turn_of(row: journal.Row) -> Turn:
-    """Return a claimed row as a turn."""
-    return Turn(
-        id=row["id"],
-        version=row["version_id"],
-        parent=row["parent_id"],
-        sop=plan.definition_of(row["version_id"]),
-        now=row["now"],
-        step=row["step"],
-        visit=row["visit"],
-        retries=row["retries"],
-        crashes=row["crashes"],
-        seq=row["seq"],
-        waiting_for=row["waiting_for"],
-        started=row["started_at"] is not None,
-        mailbox=row["mailbox"],
-        result=row["result"],
-        reason=row["reason"],
-        priority=row["priority"],
-        context=row["context"],
-        sealed_text=row["sealed"],
-        request=row["request"],
-        progress=row["progress"],
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The facts of a whole claim, read in at most two queries."""
-
-    answers: dict[str, Answer]
-    children: dict[UUID, tuple[dict[str, int], int]]
-
-    def of(self, turn: Turn) -> Facts:
-        """Return what this turn must know."""
-        counts, still = self.children.get(turn.id, ({}, 0))
-        return Facts(self.answers, counts, still)
-
-
-def facts_for(turns: Iterable[Turn]) -> Known:
-    """Read what the mailboxes and waits of these turns refer to."""
-    entries = [entry for turn in turns for entry in (*turn.mailbox, *turn.progress.get("kept", ()))]
-    asked = [UUID(entry["approval"]) for entry in entries if entry.get("kind") == "answer"]
-    parents = [turn.id for turn in turns if turn.waiting_for == "children"]
-    return Known(
-        journal.answers(asked) if asked else {},
-        journal.children_of(parents) if parents else {},
-    )

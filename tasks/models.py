@@ -323,6 +323,9 @@ class Pace(models.Model):
     name = models.CharField(max_length=160, primary_key=True)
     next_at = models.DateTimeField()
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class Pulse(models.Model):
     """A sign of life that every process can see: last sweep, last claim, the engine's brake."""
@@ -331,12 +334,18 @@ class Pulse(models.Model):
     at = models.DateTimeField()
     data = models.JSONField(default=dict)
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class SpentKey(models.Model):
     """The idempotency key of a pruned task: it stays spent for ever."""
 
     key = models.CharField(max_length=80, primary_key=True)
     spent_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.key[:8]
 
 
 register_sealed("tasks.Task", "sealed", "request")

@@ -25,10 +25,10 @@ VAGUE_NAMES = {
     "lib",
 }
 # The journal owns the tasks' rows. The check reads two settings of the server and no table.
-RAW_SQL = {"tasks/journal.py", "sopengine/checks.py"}
+RAW_SQL = {"tasks/journal/sql.py", "sopengine/checks.py"}
 # Who may set the status of a task: what decides it, and what writes it.
 STATUS_WRITERS = {
-    "tasks/journal.py",
+    "tasks/journal/settle.py",
     "tasks/transition.py",
     "tasks/children.py",
     "tasks/engine.py",

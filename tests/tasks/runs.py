@@ -138,9 +138,10 @@ class HandDrain(Drain):
 
 
 # Events that say nothing of what a step came to: the count of deaths goes on over them.
-UNRECORDED = frozenset(
-    ["claimed", "started", "handed_back", "rested", "paused", "resumed", "ignored", "reminded", "escalated", "released", "retried", "freed", "paced", "scrubbed", "crm_called", "late", "created"]
-)
+UNRECORDED = {
+    *("created", "claimed", "started", "handed_back", "rested", "released", "freed", "paced", "crm_called"),
+    *("paused", "resumed", "retried", "ignored", "reminded", "escalated", "scrubbed", "late"),
+}
 
 
 def replayed(events: Sequence[TaskEvent]) -> dict[str, Any]:

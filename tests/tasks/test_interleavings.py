@@ -7,9 +7,9 @@ import pytest
 from credentials import vault
 from tasks import engine, journal
 from tasks import sweep as sweeping
-from tasks.drain import facts_for, turn_of
 from tasks.models import Approval, Task, TaskEvent
 from tasks.outcome import Ask, Child, Continue, Done, Option, Outcome, Start, StepRun, Wait
+from tasks.turns import facts_for, turn_of
 from tests.tasks.runs import (
     HandDrain,
     Probe,

@@ -1,4 +1,4 @@
-"""Status × signal → result, spelled out: what each signal makes of a run in each state."""
+"""Status and signal → result, spelled out: what each signal makes of a run in each state."""
 
 from collections.abc import Callable
 from datetime import timedelta

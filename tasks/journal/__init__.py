@@ -1,0 +1,58 @@
+"""The only raw SQL, and the only writer of tasks and their events: claim, settle, signal."""
+
+from tasks.journal.claim import claim, claim_suspect, renew, reread
+from tasks.journal.facts import RESULTS, answers, children_of
+from tasks.journal.settle import settle
+from tasks.journal.sides import insert_tasks
+from tasks.journal.signals import (
+    families,
+    open_children,
+    orphans,
+    parents_to_release,
+    release_children,
+    signal,
+    wake_parents,
+)
+from tasks.journal.sql import Refused, Row, database_now, patiently, sqlstate
+from tasks.journal.upkeep import (
+    beat_once,
+    braked,
+    due_count,
+    expired_values,
+    note_death,
+    prune,
+    reserve,
+    scrub_failed,
+)
+
+__all__ = [
+    "RESULTS",
+    "Refused",
+    "Row",
+    "answers",
+    "beat_once",
+    "braked",
+    "children_of",
+    "claim",
+    "claim_suspect",
+    "database_now",
+    "due_count",
+    "expired_values",
+    "families",
+    "insert_tasks",
+    "note_death",
+    "open_children",
+    "orphans",
+    "parents_to_release",
+    "patiently",
+    "prune",
+    "release_children",
+    "renew",
+    "reread",
+    "reserve",
+    "scrub_failed",
+    "settle",
+    "signal",
+    "sqlstate",
+    "wake_parents",
+]

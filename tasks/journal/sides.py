@@ -1,0 +1,172 @@
+"""What is written beside the row: events, children, questions to people, messages to staff."""
+
+import json
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from django.db import transaction
+
+from credentials import vault
+from tasks.journal.sql import (
+    Row,
+    as_json,
+    as_uuid,
+    document,
+    execute,
+    fetch,
+    id_document,
+    ids_in,
+    key,
+    now_sql,
+    postgres,
+    quoted,
+    source,
+)
+from tasks.transition import Event, Turn
+
+_EVENT = {"task": "uuid", "seq": "bigint", "kind": "text", "step": "text", "status": "text", "data": "text"}
+_CHILD = {
+    "id": "uuid", "version": "bigint", "parent": "uuid", "step": "text", "waiting_for": "text", "due": "int",
+    "priority": "int", "key": "text", "context": "text", "sealed": "text", "progress": "text",
+}  # fmt: skip
+_QUESTION = {
+    "id": "uuid", "task": "uuid", "step": "text", "visit": "int", "options": "text", "sealed": "text",
+    "channel": "text", "expires_in": "float8",
+}  # fmt: skip
+_POST = {
+    "id": "uuid", "task": "uuid", "approval": "uuid", "kind": "text", "severity": "text", "channel": "text",
+    "dedupe": "text", "sealed": "text",
+}  # fmt: skip
+
+
+def write_sides(turns: Sequence[Turn]) -> None:
+    """Write events, children, questions and messages of the turns whose row was written."""
+    write_events((turn.id, event) for turn in turns for event in turn.events)
+    closing = [turn for turn in turns if turn.closes]
+    for state in {turn.closes for turn in closing}:
+        _close_questions([turn.id for turn in closing if turn.closes == state], state)
+    insert_children([child for turn in turns for child in turn.child_rows])
+    _insert_questions(turns)
+    _insert_posts(turns)
+    scrub_sides([turn.id for turn in turns if turn.over and turn.progress.get("asked")], "approval")
+    scrub_sides([turn.id for turn in turns if turn.over and turn.progress.get("posted")], "notification")
+
+
+def write_events(events: Iterable[tuple[UUID, Event]]) -> None:
+    """Append events; `at` is the database's clock."""
+    rows = [
+        {
+            "task": key(task),
+            "seq": event.seq,
+            "kind": event.kind,
+            "step": event.step,
+            "status": event.status,
+            "data": json.dumps(event.data),
+        }
+        for task, event in events
+    ]
+    if rows:
+        execute(
+            "INSERT INTO tasks_taskevent (task_id, seq, kind, step, status, at, data) "
+            f"SELECT c.task, c.seq, c.kind, c.step, c.status, {now_sql()}, {as_json('c.data')} FROM {source(_EVENT)}",
+            document(rows),
+        )
+
+
+def _close_questions(tasks: Sequence[UUID], state: str) -> None:
+    execute(
+        f"UPDATE tasks_approval SET state = %s, sealed = NULL WHERE state = 'open' AND {ids_in('task_id')}",
+        state,
+        id_document(tasks),
+    )
+
+
+def insert_children(rows: Sequence[Row]) -> list[Row]:
+    """Insert tasks; one whose key is spent is left out. Returns the rows that were inserted."""
+    if not rows:
+        return []
+    documents = [
+        {**row, "id": key(row["id"]), "parent": row["parent"] and key(row["parent"])} for row in rows
+    ]
+    made = fetch(
+        "INSERT INTO tasks_task (id, version_id, parent_id, status, step, visit, retries, crashes, seq, wake_at, "
+        "waiting_for, mailbox, result, reason, priority, idempotency_key, context, sealed, progress, created_at) "
+        "SELECT c.id, c.version, c.parent, CASE WHEN c.waiting_for = '' THEN 'ready' ELSE 'waiting' END, c.step, "
+        f"1, 0, 0, 1, CASE WHEN c.due = 1 THEN {now_sql()} END, c.waiting_for, {as_json(quoted('[]'))}, '', '', "
+        f"c.priority, c.key, {as_json('c.context')}, c.sealed, {as_json('c.progress')}, {now_sql()} "
+        f"FROM {source(_CHILD)} WHERE NOT EXISTS (SELECT 1 FROM tasks_spentkey s WHERE s.key = c.key) "
+        "ON CONFLICT DO NOTHING RETURNING id",
+        document(documents),
+    )
+    kept = {as_uuid(row["id"]) for row in made}
+    inserted = [row for row in rows if row["id"] in kept]
+    write_events(
+        (
+            row["id"],
+            Event(1, "created", row["step"], "waiting" if row["waiting_for"] else "ready", row["origin"]),
+        )
+        for row in inserted
+    )
+    return inserted
+
+
+def insert_tasks(rows: Sequence[Row]) -> list[Row]:
+    """Insert new tasks with their first event; those whose key is spent are left out."""
+    with transaction.atomic():
+        return insert_children(rows)
+
+
+def _insert_questions(turns: Sequence[Turn]) -> None:
+    rows = [
+        {
+            "id": key(q.id),
+            "task": key(turn.id),
+            "step": q.step,
+            "visit": q.visit,
+            "options": json.dumps(q.options),
+            "sealed": vault.seal(q.content, table="tasks_approval", row=str(q.id), field="sealed"),
+            "channel": q.channel,
+            "expires_in": q.expires_in,
+        }
+        for turn in turns
+        for q in turn.questions
+    ]
+    if rows:
+        execute(
+            "INSERT INTO tasks_approval (id, task_id, step, visit, state, options, sealed, channel, created_at, "
+            "expires_at, choice, edited) SELECT c.id, c.task, c.step, c.visit, 'open', "
+            f"{as_json('c.options')}, c.sealed, c.channel, {now_sql()}, "
+            f"CASE WHEN c.expires_in IS NOT NULL THEN {now_sql('c.expires_in')} END, '', "
+            f"{'false' if postgres() else '0'} FROM {source(_QUESTION)}",
+            document(rows),
+        )
+
+
+def _insert_posts(turns: Sequence[Turn]) -> None:
+    rows = [row for turn in turns for row in turn.post_rows]
+    if rows:
+        execute(
+            "INSERT INTO tasks_notification (id, task_id, approval_id, kind, severity, channel, dedupe, sealed, "
+            "state, attempts, wake_at, created_at, reference, reason) SELECT c.id, c.task, c.approval, c.kind, "
+            f"c.severity, c.channel, c.dedupe, c.sealed, 'pending', 0, {now_sql()}, {now_sql()}, '', '' "
+            f"FROM {source(_POST)} WHERE true ON CONFLICT DO NOTHING",
+            document(
+                {
+                    **row,
+                    "id": key(row["id"]),
+                    "task": key(row["task"]),
+                    "approval": row["approval"] and key(row["approval"]),
+                }
+                for row in rows
+            ),
+        )
+
+
+def scrub_sides(tasks: Sequence[UUID], table: str) -> None:
+    """A run that is over leaves no text behind; a message still to be posted is nulled when it is."""
+    if tasks:
+        sent = " AND state = 'sent'" if table == "notification" else ""
+        execute(
+            f"UPDATE tasks_{table} SET sealed = NULL WHERE sealed IS NOT NULL{sent} AND {ids_in('task_id')}",
+            id_document(tasks),
+        )

@@ -1,0 +1,53 @@
+"""One step's handler, run in whatever thread: every error becomes a StepError, a bug included."""
+
+import logging
+from dataclasses import dataclass
+from time import perf_counter
+
+from crm.service import CrmCall, open_service
+from sopengine.errors import DataError, StepError
+from tasks import plan
+from tasks.crew import StepDeadline
+from tasks.outcome import Outcome
+from tasks.transition import Turn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a handler came to: an outcome or an error, its CRM calls, and how long it took."""
+
+    outcome: Outcome | StepError
+    calls: tuple[CrmCall, ...]
+    ms: int
+
+
+def told(call: CrmCall) -> dict[str, object]:
+    """Return what the run's event says of one CRM call: codes, an id and a time."""
+    return {"op": call.operation, "entity": call.entity, "id": call.id, "status": call.status, "ms": call.ms}
+
+
+def run_handler(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
+    """Run the handler of this call; every error becomes a StepError, a bug included."""
+    handler = call.plan.handler
+    began = perf_counter()
+    crm = open_service(deadline) if handler.crm else None
+    outcome: Outcome | StepError
+    try:
+        deadline.check()
+        run = plan.step_run(turn, crm or plan.NO_CRM, deadline)
+        found = handler.look(run, **call.params) if call.looks and handler.look else None
+        outcome = handler.run(run, **call.params) if found is None else found
+    except StepError as error:
+        outcome = error
+    except Exception as error:  # a bug in a handler: its name and place, never its values
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
+        log.error("handler %s: %s in %s", handler.name, type(error).__name__, where)
+        outcome = DataError(
+            f"the handler {handler.name!r} has a bug: {type(error).__name__}", code="bug", sent="maybe"
+        )
+    return Reply(outcome, tuple(crm.calls) if crm else (), round((perf_counter() - began) * 1000))

@@ -1,0 +1,86 @@
+"""Between rows and turns: a claimed row as a turn, what it must know, and the messages it leaves."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from django.conf import settings
+
+from tasks import journal, outbox, plan
+from tasks.transition import Answer, Facts, Turn
+
+
+def prepare_posts(turn: Turn) -> None:
+    """Seal the messages that the turn leaves, ready to be written with it."""
+    for post in turn.posts:
+        notice, row = post.notice, uuid4()
+        escalates = post.kind == "escalation"
+        turn.post_rows.append(
+            {
+                "id": row,
+                "task": turn.id,
+                "approval": post.approval,
+                "kind": post.kind,
+                "severity": notice.severity,
+                "channel": notice.channel
+                or (
+                    settings.ESCALATIONS_CHANNEL
+                    if escalates
+                    else turn.sop.channel or settings.ESCALATIONS_CHANNEL
+                ),
+                "dedupe": notice.dedupe[:120] or None,
+                "sealed": outbox.sealed_notice(row, notice.text),
+            }
+        )
+        turn.progress["posted"] = True
+    turn.posts = []
+
+
+def turn_of(row: journal.Row) -> Turn:
+    """Return a claimed row as a turn."""
+    return Turn(
+        id=row["id"],
+        version=row["version_id"],
+        parent=row["parent_id"],
+        sop=plan.definition_of(row["version_id"]),
+        now=row["now"],
+        step=row["step"],
+        visit=row["visit"],
+        retries=row["retries"],
+        crashes=row["crashes"],
+        seq=row["seq"],
+        waiting_for=row["waiting_for"],
+        started=row["started_at"] is not None,
+        mailbox=row["mailbox"],
+        result=row["result"],
+        reason=row["reason"],
+        priority=row["priority"],
+        context=row["context"],
+        sealed_text=row["sealed"],
+        request=row["request"],
+        progress=row["progress"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The facts of a whole claim, read in at most two queries."""
+
+    answers: dict[str, Answer]
+    children: dict[UUID, tuple[dict[str, int], int]]
+
+    def of(self, turn: Turn) -> Facts:
+        """Return what this turn must know."""
+        counts, still = self.children.get(turn.id, ({}, 0))
+        return Facts(self.answers, counts, still)
+
+
+def facts_for(turns: Iterable[Turn]) -> Known:
+    """Read what the mailboxes and waits of these turns refer to."""
+    entries = [entry for turn in turns for entry in (*turn.mailbox, *turn.progress.get("kept", ()))]
+    asked = [UUID(entry["approval"]) for entry in entries if entry.get("kind") == "answer"]
+    parents = [turn.id for turn in turns if turn.waiting_for == "children"]
+    return Known(
+        journal.answers(asked) if asked else {},
+        journal.children_of(parents) if parents else {},
+    )
