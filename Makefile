@@ -58,7 +58,8 @@ soak: $(TOOLS)
 	@$(CLEAN) SOAK=1 $(PY) -m tests.phases faults stories
 
 bench: $(TOOLS)
-	@$(CLEAN) $(PY) -m tests.servers run --durable -- $(PY) bench/engine.py $(BENCH)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt
+	@$(CLEAN) $(PY) -m bench.engine $(BENCH)
 
 audit: $(TOOLS)
 	@$(PY) -m tests.audit

@@ -20,6 +20,7 @@ _kept: dict[tuple[str, str], tuple[float, str | None]] = {}
 # The setting that stands in where no credential is stored.
 ENVIRONMENT = {
     ("crm", Kind.API_KEY.value): "CRM_API_KEY",
+    ("chat", Kind.WEBHOOK_SECRET.value): "CHAT_WEBHOOK_SECRET",
     ("slack", Kind.API_KEY.value): "SLACK_BOT_TOKEN",
     ("slack", Kind.WEBHOOK_SECRET.value): "SLACK_SIGNING_SECRET",
 }

@@ -135,6 +135,7 @@ FILTERS: Mapping[str, Mapping[str, Filter]] = {
         "due_before": Filter(_day, lambda invoice, day: invoice.due_date < day, "a date such as 2026-02-15"),
     },
     "quotes": {"status": _SOME_STATUS, "customer_id": _CUSTOMER_ID},
+    "notes": {"customer_id": _CUSTOMER_ID},
     "appointments": {
         "from": Filter(_moment, lambda item, moment: item.start >= moment, "a time such as 2026-02-15T09:00"),
         "to": Filter(_moment, lambda item, moment: item.start < moment, "a time such as 2026-02-15T09:00"),

@@ -38,10 +38,14 @@ MAX_PAGES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Can:
-    """What a provider can do with one entity: verbs of query, find, search, create, update."""
+    """What a provider can do with one entity: verbs of query, find, search, create, update.
+
+    `needs` are the filters without which it cannot list, as where notes are listed per customer only.
+    """
 
     verbs: Iterable[str]
     filters: Iterable[str] = ()
+    needs: Iterable[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,8 @@ class Provider:
                 f"{self.name} cannot filter {entity} by {', '.join(unknown)}; "
                 f"it can by: {', '.join(sorted(known)) or 'nothing'}"
             )
+        if missing := sorted(set(self.can[entity].needs) - set(filters)):
+            raise Unsupported(f"{self.name} can query {entity} only by {', '.join(missing)}")
         return read_filters(entity, filters)
 
     def _demand(self, entity: str, verb: str) -> None:

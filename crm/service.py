@@ -103,7 +103,10 @@ class Entity(Generic[R]):
     def can(self, verb: str, filters: Mapping[str, Any] | None = None) -> bool:
         """Say whether the provider has this verb (and these filters) for this entity."""
         able = self._provider.can.get(self.name)
-        return able is not None and verb in able.verbs and set(filters or ()) <= set(able.filters)
+        if able is None or verb not in able.verbs:
+            return False
+        given = set(filters or ())
+        return given <= set(able.filters) and (verb != "query" or given >= set(able.needs))
 
     def _page(self, cursor: str, filters: Mapping[str, Any]) -> Page[R]:
         return self._provider.page(self.name, filters, cursor)

@@ -9,6 +9,7 @@ W002  Redis may throw wake-ups away                                        (chec
 W003  more database connections than the server gives                      (check --deploy)
 W004  PUBLIC_URL or DEFAULT_FROM_EMAIL is that of the development          (check --deploy)
 W005  SQLite with DEBUG off                                                (check --deploy)
+W006  what CHAT names cannot post yet: not shipped, or not all that it needs is set (that: check --deploy)
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ SHARE = 0.8  # of the server's connections that the processes of the Procfile ma
 # Connections beside web and worker children: the worker's parent, beat, a release, a one-off command.
 OTHER_CONNECTIONS = 4
 # Named by the interface, not shipped yet: nobody is kept from running without chat.
-COMING_TRANSPORTS = frozenset({"slack", "webhook"})
+COMING_TRANSPORTS = frozenset({"slack"})
 RESERVED = "superuser_reserved_connections"
 
 
@@ -78,6 +79,19 @@ def names_are_known(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
             else Error(f"CHAT: {refused}", id="sopengine.E004")
         )
     return found
+
+
+@register("engine", deploy=True)
+def chat_can_post(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """The transport that CHAT names has what it needs, such as an address and a secret."""
+    load_transports()
+    if settings.CHAT not in transports:
+        return []  # names_are_known says so
+    try:
+        problem = transports.get(settings.CHAT)().problem()
+    except DatabaseError:
+        return []  # as for the vault: nothing is migrated yet, or nobody answers
+    return [Warned(f"CHAT: {problem}", id="sopengine.W006")] if problem else []
 
 
 def _refusal(registry: Registry[Any], name: str) -> str:

@@ -140,6 +140,30 @@ class Environment:
             return default
         return value.rstrip("/")
 
+    def hook(self, name: str) -> str:
+        """Return an http(s) address to post to, exactly as it was given: its query may be its key."""
+        value = self.text(name)
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+            usable = usable and not (parts.username or parts.password or parts.fragment)
+            usable = usable and value.isascii() and value.isprintable() and " " not in value
+        except ValueError:
+            usable = False
+        if value and not usable:
+            expected = "expected an address such as https://chat.example.com/hooks/1"
+            self.refuse(name, f"{_masked(value)} is not usable; {expected}")
+            return ""
+        return value
+
+    def signing_secret(self, name: str) -> str:
+        """Return a secret of Standard Webhooks: base64 of 24 to 64 bytes, mostly with `whsec_` before it."""
+        value = self.text(name)
+        if value and not 24 <= _key_length(value.removeprefix("whsec_")) <= 64:
+            self.refuse(name, "is not usable; expected whsec_ and base64 of 24 to 64 random bytes")
+            return ""
+        return value
+
     def zone(self, name: str, default: str) -> str:
         """Return the name of a time zone."""
         value = self.text(name, default)

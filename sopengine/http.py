@@ -5,9 +5,9 @@
     answer.found, answer.value
 
 What cannot happen here: a retry, a redirect followed, a cookie kept, a proxy or a password taken from
-the environment, more than the allowed bytes in memory, a call past its deadline, a secret or a body
-in a log. There is one connection pool per thread and host; a Session above it would read redirects
-whole and merge the environment into each call.
+the environment, more than the allowed bytes in memory, a call past its deadline or longer than
+settings.ENGINE_CALL_TIMEOUT, a secret or a body in a log. There is one connection pool per thread and
+host; a Session above it would read redirects whole and merge the environment into each call.
 
 The status table (`status_error`):
     2xx a value · 404, 410 not found · 401, 403 AuthError · 429 RateLimited · 408, 425, 5xx Transient
@@ -24,16 +24,17 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
 
 import requests
 import urllib3
+from django.conf import settings
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -53,7 +54,6 @@ from sopengine.errors import (
 log = logging.getLogger("sopengine.http")
 
 CONNECT_SECONDS = 5.0
-TOTAL_SECONDS = 15.0
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_NODES = 50_000
@@ -63,6 +63,8 @@ WAIT_UNSAID = 60.0  # the pause after a 429 that names none
 DRAIN_BYTES = 65_536  # of an answer whose body nobody reads
 
 USER_AGENT = "sop-engine"
+
+T = TypeVar("T", bound="Answer | int")
 
 
 class Deadline(Protocol):
@@ -97,7 +99,7 @@ class Client:
         base_url: str,
         *,
         connect_seconds: float = CONNECT_SECONDS,
-        total_seconds: float = TOTAL_SECONDS,
+        total_seconds: float = math.inf,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self.service = service
@@ -122,36 +124,55 @@ class Client:
         `path` begins with a slash and is quoted already; `label` stands for it in the log, where
         neither address nor parameters appear; `body` is sent as JSON.
         """
+        content = None if body is None else json.dumps(body, allow_nan=False).encode()
+        request = self._prepared(method, path, params, content, headers)
+        return self._told(label, request, lambda: self._exchange(request, deadline, self._read))
+
+    def post(
+        self,
+        path: str,
+        content: bytes,
+        *,
+        label: str,
+        headers: Mapping[str, str] | None = None,
+        deadline: Deadline | None = None,
+    ) -> int:
+        """Post JSON that is bytes already, as they were signed; return the 2xx status or raise a StepError.
+
+        What the answer says beside its status is not read. Nothing at this address (404, 410) is
+        Permanent "http_<status>", since what was to take the post is not there.
+        """
+        request = self._prepared("POST", path, (), content, headers)
+        return self._told(label, request, lambda: self._exchange(request, deadline, self._taken))
+
+    def _told(self, label: str, request: requests.PreparedRequest, exchange: Callable[[], T]) -> T:
+        """Make the exchange and write one line on how it ended."""
         started = time.monotonic()
         status = "error"
         try:
-            answer = self._exchange(method, path, params, body, headers, deadline)
-            status = str(answer.status)
+            answer = exchange()
+            status = str(answer if isinstance(answer, int) else answer.status)
             return answer
         except StepError as error:
             status = error.reason
             raise
         finally:
             ms = round((time.monotonic() - started) * 1000)
-            log.info("%s %s %s -> %s in %d ms", self.service, method, label, status, ms)
+            log.info("%s %s %s -> %s in %d ms", self.service, request.method, label, status, ms)
 
     def _exchange(
         self,
-        method: str,
-        path: str,
-        params: Iterable[tuple[str, str]],
-        body: Any,
-        headers: Mapping[str, str] | None,
+        request: requests.PreparedRequest,
         deadline: Deadline | None,
-    ) -> Answer:
-        request = self._prepared(method, path, params, body, headers)
+        read: Callable[[requests.Response], T],
+    ) -> T:
         total = self._allowed(deadline)
         _line.until, _line.sent = time.monotonic() + total, "no"
         try:
             response = _adapter(self.origin).send(
                 request, stream=True, timeout=(min(self.connect_seconds, total), total), verify=True
             )
-            return self._read(response)
+            return read(response)
         except (requests.RequestException, HTTPError, OSError, http.client.HTTPException) as error:
             raise transport_error(self.service, error, _line.sent) from None
 
@@ -160,7 +181,7 @@ class Client:
         method: str,
         path: str,
         params: Iterable[tuple[str, str]],
-        body: Any,
+        content: bytes | None,
         headers: Mapping[str, str] | None,
     ) -> requests.PreparedRequest:
         """Return the request, built by hand: every part of it is checked or quoted already."""
@@ -172,20 +193,21 @@ class Client:
         request.headers["Accept"] = "application/json"
         request.headers["Accept-Encoding"] = "gzip"
         request.headers.setdefault("User-Agent", USER_AGENT)
-        if body is not None:
-            request.body = json.dumps(body, allow_nan=False).encode()
+        if content is not None:
+            request.body = content
             request.headers["Content-Type"] = "application/json"
-            request.headers["Content-Length"] = str(len(request.body))
+            request.headers["Content-Length"] = str(len(content))
         elif method not in ("GET", "HEAD"):
             request.headers["Content-Length"] = "0"
         return request
 
     def _allowed(self, deadline: Deadline | None) -> float:
         """Return the seconds this call may take; Transient when there are none."""
+        most: float = min(self.total_seconds, settings.ENGINE_CALL_TIMEOUT)
         if deadline is None:
-            return self.total_seconds
+            return most
         deadline.check()
-        left = min(self.total_seconds, deadline.remaining())
+        left = min(most, deadline.remaining())
         if left <= 0:
             raise Transient(f"{self.service}: no time left for the call", code="deadline", sent="no")
         return left
@@ -211,6 +233,13 @@ class Client:
             else:
                 response.raw.close()
 
+    def _taken(self, response: requests.Response) -> int:
+        """Return a 2xx status or raise what another one means; the rest of the answer is not waited for."""
+        response.raw.close()
+        if not 200 <= response.status_code < 300:
+            raise status_error(self.service, response.status_code, response.headers)
+        return response.status_code
+
     def _value(self, raw: bytes, headers: Mapping[str, str]) -> Any:
         kind = headers.get("Content-Type", "").split(";")[0].strip().lower()
         if kind and kind != "application/json" and not kind.endswith("+json"):
@@ -229,7 +258,7 @@ class Client:
 
 
 def status_error(service: str, status: int, headers: Mapping[str, str]) -> StepError:
-    """Return the StepError of an answer whose status is neither 2xx nor 404."""
+    """Return the StepError of an answer whose status is not 2xx; for `call`, 404 and 410 are answers."""
     asked = headers.get("Retry-After")
     if status in (401, 403):
         return AuthError(f"{service} refused our credential ({status})")

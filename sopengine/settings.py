@@ -218,7 +218,8 @@ CRM_MOCK_FILE = env.text("CRM_MOCK_FILE", str(VAR_DIR / "crm-mock.sqlite3"), kee
 CRM_SYNC = env.flag("CRM_SYNC", default=False)
 MIRROR_DATABASE_URL = env.text("MIRROR_DATABASE_URL")
 CHAT = env.name("CHAT", "console")
-CHAT_WEBHOOK_URL = env.address("CHAT_WEBHOOK_URL")
+CHAT_WEBHOOK_URL = env.hook("CHAT_WEBHOOK_URL")
+CHAT_WEBHOOK_SECRET = env.signing_secret("CHAT_WEBHOOK_SECRET")
 SLACK_BOT_TOKEN = env.text("SLACK_BOT_TOKEN")
 SLACK_SIGNING_SECRET = env.text("SLACK_SIGNING_SECRET")
 SLACK_API_URL = env.address("SLACK_API_URL", "https://slack.com/api")
@@ -387,6 +388,8 @@ if LIVE:
         env.refuse("VAULT_KEYS", "has the key of the development; with DEBUG off expected 32 random bytes")
     if CHAT == "console":
         env.refuse("CHAT", "'console' is for development; with DEBUG off expected slack or webhook")
+    if CHAT == "webhook" and not env.given("CHAT_WEBHOOK_URL"):
+        env.refuse("CHAT_WEBHOOK_URL", "is not set; CHAT=webhook expected the address to post to")
     if CRM_PROVIDER != "mock" and (EMAIL_FOLDER or EMAIL_BACKEND.endswith("console.EmailBackend")):
         env.refuse("EMAIL_URL", "mail would go nowhere; with DEBUG off expected smtp+tls:// or smtps://")
     if EMAIL_HOST_PASSWORD and not (EMAIL_USE_TLS or EMAIL_USE_SSL):

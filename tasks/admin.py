@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import User
@@ -210,6 +211,9 @@ def _run_link(number: UUID | None) -> str:
     )
 
 
+# The plain admin reads these; the skin has its own settings for them.
+admin.site.site_header = admin.site.site_title = settings.BUSINESS_NAME
+admin.site.index_title = "Today"
 admin.site.unregister(User)
 
 

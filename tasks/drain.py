@@ -25,7 +25,7 @@ from sopengine.registry import UnknownName
 from tasks import calendars, children, journal, outbox, perform, plan, transition, turns, wakeups
 from tasks import context as values
 from tasks.crew import Crew, Job, StepDeadline
-from tasks.outcome import Effect
+from tasks.outcome import Effect, handlers
 from tasks.transition import Rules, Turn
 
 log = logging.getLogger(__name__)
@@ -264,7 +264,7 @@ class Drain:
 
     def _failed(self, turn: Turn, error: StepError, effect: Effect = Effect.NONE) -> None:
         rules = Rules(settings.ENGINE_RETRY_WAITS, random.random())  # noqa: S311
-        transition.take_error(turn, plan.plan_of(turn).handler, effect, error, rules)
+        transition.take_error(turn, handlers.get(turn.definition.handler), effect, error, rules)
 
     def _late(self, ready: Ready, reply: perform.Reply) -> None:
         """An answer after its deadline counts if nobody has moved the row since it was given up."""

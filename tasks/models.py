@@ -64,6 +64,8 @@ class Step(models.Model):
     rate = models.CharField(max_length=20, blank=True, help_text=_("At most, such as 30/minute"))
 
     class Meta:
+        verbose_name = _("step")
+        verbose_name_plural = _("steps")
         ordering = ["sop", "position", "id"]
         constraints = [models.UniqueConstraint(fields=["sop", "key"], name="step_key_once_per_sop")]
 
@@ -83,6 +85,8 @@ class SopVersion(models.Model):
     )
 
     class Meta:
+        verbose_name = _("published version")
+        verbose_name_plural = _("published versions")
         ordering = ["sop", "-number"]
         constraints = [models.UniqueConstraint(fields=["sop", "number"], name="version_number_once")]
 
@@ -145,6 +149,8 @@ class Task(models.Model):
     scrub_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        verbose_name = _("run")
+        verbose_name_plural = _("runs")
         ordering = ["-created_at"]
         permissions = [("operate_task", _("Can pause, resume, cancel and retry runs"))]
         indexes = [
@@ -162,6 +168,8 @@ class Task(models.Model):
             ),
             # The sweep's scrub.
             models.Index(fields=["scrub_at"], name="task_scrub", condition=Q(scrub_at__isnull=False)),
+            # The list of runs, newest first.
+            models.Index(fields=["-created_at"], name="task_newest"),
             # Open runs of a SOP: overlap, the SOP list, publishing.
             models.Index(
                 fields=["version", "status"],
@@ -207,6 +215,8 @@ class TaskEvent(models.Model):
     data = models.JSONField(default=dict)
 
     class Meta:
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
         ordering = ["task", "seq"]
         constraints = [models.UniqueConstraint(fields=["task", "seq"], name="event_seq_once")]
 
@@ -241,6 +251,8 @@ class Approval(models.Model):
     answered_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        verbose_name = _("approval")
+        verbose_name_plural = _("approvals")
         ordering = ["created_at"]
         permissions = [("answer_approval", _("Can answer approvals"))]
         indexes = [
@@ -286,6 +298,8 @@ class Notification(models.Model):
     reason = models.CharField(max_length=200, blank=True, default="")
 
     class Meta:
+        verbose_name = _("message")
+        verbose_name_plural = _("messages")
         ordering = ["created_at"]
         indexes = [
             # The outbox: what must be posted next.
@@ -310,6 +324,8 @@ class ScheduledRun(models.Model):
     task = models.ForeignKey(Task, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
 
     class Meta:
+        verbose_name = _("scheduled run")
+        verbose_name_plural = _("scheduled runs")
         ordering = ["sop", "-slot"]
         constraints = [models.UniqueConstraint(fields=["sop", "slot"], name="slot_once_per_sop")]
 
@@ -323,6 +339,10 @@ class Pace(models.Model):
     name = models.CharField(max_length=160, primary_key=True)
     next_at = models.DateTimeField()
 
+    class Meta:
+        verbose_name = _("rate limit")
+        verbose_name_plural = _("rate limits")
+
     def __str__(self) -> str:
         return self.name
 
@@ -334,6 +354,10 @@ class Pulse(models.Model):
     at = models.DateTimeField()
     data = models.JSONField(default=dict)
 
+    class Meta:
+        verbose_name = _("pulse")
+        verbose_name_plural = _("pulses")
+
     def __str__(self) -> str:
         return self.name
 
@@ -343,6 +367,10 @@ class SpentKey(models.Model):
 
     key = models.CharField(max_length=80, primary_key=True)
     spent_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = _("spent key")
+        verbose_name_plural = _("spent keys")
 
     def __str__(self) -> str:
         return self.key[:8]

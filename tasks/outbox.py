@@ -20,6 +20,7 @@ from sopengine.errors import Permanent, RateLimited, StepError
 from tasks import journal
 from tasks.models import Notification, Task
 from tasks.transports import Message, Transport, open_transport
+from tasks.wording import escalation_text
 
 log = logging.getLogger("tasks.outbox")
 
@@ -89,11 +90,6 @@ def escalate(
     )
 
 
-def escalation_text(*, what: str, why: str, machine: str, do: str) -> str:
-    """Return a call for help: what happened, why, what the machine does next, what a person can do."""
-    return f"{what}\nWhy: {why}\nNext, by itself: {machine}\nWhat you can do: {do}"
-
-
 # -- posting -------------------------------------------------------------------------------------
 
 
@@ -152,6 +148,7 @@ def _message(row: Notification) -> Message:
         severity=row.severity,
         link=_link(row),
         reference=str(row.task_id)[:8] if row.task_id else "",
+        at=row.created_at,
     )
 
 

@@ -19,6 +19,7 @@ from sopengine.errors import AuthError, DataError, RateLimited, StepError, Trans
 from tasks import context as values
 from tasks.definition import SopDef, StepDef
 from tasks.outcome import Ask, Branch, Child, Continue, Done, Effect, Handler, Notice, Option, Start, Wait
+from tasks.wording import escalation_text
 
 DAY = 86_400.0
 FAILED_KEEPS = 7 * DAY  # how long a failed run keeps its values for a retry
@@ -169,6 +170,11 @@ class Turn:
         """Return where the turn came from: paused, parked, failed, waiting or ready."""
         rest: str = self.progress.get("rest", "")
         return rest or ("waiting" if self.waiting_for else "ready")
+
+    @property
+    def place(self) -> str:
+        """Return what people call the step."""
+        return (self.definition.name if self.step in self.sop else "") or self.step
 
     @property
     def definition(self) -> StepDef:
@@ -451,9 +457,13 @@ def _remind(turn: Turn, wait: dict[str, Any]) -> None:
 
 def _escalate_approval(turn: Turn, wait: dict[str, Any]) -> None:
     turn.note("escalated", approval=wait["approval"])
-    notice = Notice(
-        f"{turn.sop.name}: nobody has answered. Without an answer nothing is sent.", severity="warning"
+    text = escalation_text(
+        what=f"{turn.sop.name}: nobody has answered yet.",
+        why="the question has waited as long as this procedure allows.",
+        machine="without an answer nothing is sent.",
+        do="open the question and decide, or ask a colleague to.",
     )
+    notice = Notice(text, severity="warning")
     turn.post(notice, "escalation", UUID(wait["approval"]))
 
 
@@ -695,11 +705,13 @@ def follow(turn: Turn, handler: Handler, error: StepError) -> None:
         turn.retries = 0
         _hold(turn, handler, error, min(FIRST_HOLD * 2**holds, LONGEST_HOLD))
         side = _other_side(handler)
-        notice = Notice(
-            f"{side} does not answer; runs that need it wait, and go on by themselves.",
-            severity="error",
-            dedupe=f"held:{side}:{turn.now:%Y-%m-%dT%H}",
+        text = escalation_text(
+            what=f"{side.upper()} does not answer; runs that need it wait.",
+            why=error.message,
+            machine="each run tries again, less and less often, and goes on when the answer comes.",
+            do=f"see whether {side.upper()} is up; nothing is lost meanwhile.",
         )
+        notice = Notice(text, severity="error", dedupe=f"held:{side}:{turn.now:%Y-%m-%dT%H}")
         turn.post(notice, "escalation")
     elif told in ("escalate", "hold"):
         park(turn, error.reason, error.message)
@@ -716,7 +728,12 @@ def park(turn: Turn, code: str, why: str, *, once: str = "") -> None:
     turn.waiting_for, turn.reason = "", code
     turn.rest("paused")
     turn.note("parked", code=code)
-    text = f"{turn.sop.name} stopped at “{turn.definition.name or turn.step}”: {why}"
+    text = escalation_text(
+        what=f"{turn.sop.name} stopped at “{turn.place}”.",
+        why=why,
+        machine="nothing; the run waits for you.",
+        do="open the run and choose Retry or Cancel.",
+    )
     turn.post(Notice(text, severity="error", dedupe=once or f"park:{turn.id}:{turn.seq}"), "escalation")
 
 
@@ -747,9 +764,11 @@ def quarantine(turn: Turn) -> None:
     turn.recorded()
     turn.note("quarantined", crashes=MOST_CRASHES)
     fail(turn, "quarantined")
-    notice = Notice(
-        f"{turn.sop.name}: three workers stopped while they did “{turn.step}”. The run is set aside.",
-        severity="critical",
-        dedupe=f"quarantine:{turn.id}:{turn.seq}",
+    text = escalation_text(
+        what=f"{turn.sop.name} is set aside at “{turn.place}”.",
+        why="three workers stopped while they did this step.",
+        machine="nothing; all other runs go on.",
+        do="tell whoever looks after the engine; afterwards choose Retry or Cancel.",
     )
+    notice = Notice(text, severity="critical", dedupe=f"quarantine:{turn.id}:{turn.seq}")
     turn.post(notice, "escalation")

@@ -73,11 +73,13 @@ class Contract:
             case "GET", ["customers", "search"]:
                 return self._search(request)
             case "GET", [entity] if entity in LISTED:
-                return self._list(entity, request)
+                return self._list(entity, request, {})
             case "GET", [entity, record_id] if entity in FOUND:
                 return self._find(entity, record_id)
             case "POST", [entity] if entity in WRITTEN:
                 return self._created(entity, request, {})
+            case "GET", ["customers", record_id, "notes"]:
+                return self._list("notes", request, {"customer_id": record_id})
             case "POST", ["customers", record_id, "notes"]:
                 return self._created("notes", request, {"customer_id": record_id})
             case "PATCH", [entity, record_id] if entity in WRITTEN:
@@ -88,11 +90,14 @@ class Contract:
             raise Refused(405, "this cannot be done here")
         raise Refused(404, "there is nothing at this address")
 
-    def _list(self, entity: str, request: Request) -> Reply:
+    def _list(self, entity: str, request: Request, given: Mapping[str, Any]) -> Reply:
+        """Return one page; `given` are filters that stand in the address and not among the parameters."""
         params = _params(request)
         page, per_page = _paging(params)
+        if twice := sorted(given.keys() & params):
+            raise Refused(422, f"not a parameter here: {', '.join(twice)}")
         try:
-            filters = read_filters(entity, _filters(entity, params))
+            filters = read_filters(entity, {**_filters(entity, params), **given})
         except StepError as error:
             raise Refused(422, error.message) from None
         rows, total = self.state.query(entity, filters, page, per_page)

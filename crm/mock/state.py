@@ -90,7 +90,13 @@ class MockState:
     def query(
         self, entity: str, filters: Mapping[str, Any], page: int = 1, per_page: int = 25
     ) -> tuple[list[Row], int]:
-        """Return one page of the rows that match the typed filters, and how many match in all."""
+        """Return one page of the rows that match the typed filters, and how many match in all.
+
+        The notes of a customer who is not there are refused, as they have no address in the contract.
+        """
+        if entity == "notes":
+            with self._reading() as db:
+                self._demand_customer(db, entity, filters)
         found = [row for row, record in self._all(entity) if not filters or matches(record, filters)]
         self._note("query", entity, "", outcome="read")
         return found[(page - 1) * per_page : page * per_page], len(found)

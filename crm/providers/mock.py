@@ -46,14 +46,17 @@ class Mock(Provider):
         "invoices": Can({"query", "find"}, {"status", "customer_id", "due_before"}),
         "quotes": Can({"query", "find"}, {"status", "customer_id"}),
         "appointments": Can({"query", "create", "update"}, {"from", "to"}),
-        "notes": Can({"create"}),
+        "notes": Can({"query", "create"}, {"customer_id"}, needs={"customer_id"}),
     }
 
     def list_rows(self, entity: str, filters: Mapping[str, Any], cursor: str) -> Rows:
         """Return one page; the cursor is its number."""
         self._check()
         page = page_number(cursor)
-        rows, total = shared_state().query(entity, filters, page, PER_PAGE)
+        try:
+            rows, total = shared_state().query(entity, filters, page, PER_PAGE)
+        except Refused as refusal:
+            raise self._refusal(refusal) from None
         return Rows(rows, str(page + 1) if page * PER_PAGE < total else "")
 
     def find_row(self, entity: str, record_id: str) -> Row | None:
@@ -84,8 +87,11 @@ class Mock(Provider):
         except Refused as refusal:
             if refusal.status == 404:
                 return None
-            code = f"http_{refusal.status}"
-            raise Permanent(f"{self.name} refused the request: {refusal.message}", code=code) from None
+            raise self._refusal(refusal) from None
+
+    def _refusal(self, refusal: Refused) -> Permanent:
+        code = f"http_{refusal.status}"
+        return Permanent(f"{self.name} refused the request: {refusal.message}", code=code)
 
     def _check(self) -> None:
         """Stop where a call over the network would: when the step's time is over."""

@@ -5,7 +5,7 @@ from datetime import date
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from crm.provider import Can, Connection, Provider, Row, Rows, page_number, providers
+from crm.provider import Can, Connection, Provider, Row, Rows, checked_id, page_number, providers
 from crm.records import ENTITIES
 from sopengine.errors import AuthError, DataError, Permanent, Transient
 from sopengine.http import Answer, Client
@@ -28,7 +28,7 @@ class Rest(Provider):
         "invoices": Can({"query", "find"}, {"status", "customer_id", "due_before"}),
         "quotes": Can({"query", "find"}, {"status", "customer_id"}),
         "appointments": Can({"query", "create", "update"}, {"from", "to"}),
-        "notes": Can({"create"}),
+        "notes": Can({"query", "create"}, {"customer_id"}, needs={"customer_id"}),
     }
 
     def __init__(self, connection: Connection) -> None:
@@ -36,7 +36,9 @@ class Rest(Provider):
         self._client = Client("crm", connection.base_url.rstrip("/").removesuffix(ROOT))
 
     def list_rows(self, entity: str, filters: Mapping[str, Any], cursor: str) -> Rows:
-        """Return one page; the cursor is its number."""
+        """Return one page; the cursor is its number. Notes are listed at the customer they belong to."""
+        if entity == "notes":
+            return self._page(entity, _notes_of(filters["customer_id"]), [], cursor)
         params = [pair for name, value in filters.items() for pair in _pairs(name, value)]
         return self._page(entity, f"{ROOT}/{entity}", params, cursor)
 
@@ -54,7 +56,7 @@ class Rest(Provider):
         path = f"{ROOT}/{entity}"
         if entity == "notes":
             row = dict(row)
-            path = f"{_path('customers', row.pop('customer_id'))}/notes"
+            path = _notes_of(row.pop("customer_id"))
         return self._write("POST", entity, path, row, key, f"{entity}.create")
 
     def update_row(self, entity: str, record_id: str, row: Row, key: str) -> Row | None:
@@ -137,6 +139,10 @@ def _rows(entity: str, value: Any, number: int) -> Rows:
 
 def _path(entity: str, record_id: str) -> str:
     return f"{ROOT}/{entity}/{quote(record_id, safe='')}"
+
+
+def _notes_of(customer_id: str) -> str:
+    return f"{_path('customers', checked_id(customer_id))}/notes"
 
 
 def _pairs(name: str, value: Any) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ class Pager(Transport):
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 
 from django.conf import settings
@@ -16,7 +17,7 @@ from sopengine.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message to staff. `id` is the same at every try; `link` opens what it is about.
+    """One message to staff, written `at`. `id` is the same at every try; `link` opens what it is about.
 
     `kind`: info, approval, reminder, escalation ... `severity`: info, warning, error, critical.
     `reference` is the short id by which staff and logs name the run, "" when it is about none.
@@ -29,10 +30,15 @@ class Message:
     severity: str
     link: str
     reference: str
+    at: datetime
 
 
 class Transport(ABC):
     """One chat product."""
+
+    def problem(self) -> str:
+        """Return what this transport lacks before it can post, and where to set it; "" for nothing."""
+        return ""
 
     @abstractmethod
     def post(self, message: Message) -> str:

@@ -592,3 +592,11 @@ def test_only_a_weaker_promise_is_kept_when_the_key_window_is_over(probe: Probe)
     assert plan.weaker(turn, crm, lambda: None) is Effect.AT_MOST_ONCE
     turn.progress["since"] = (turn.now - timedelta(hours=25)).isoformat()
     assert plan.weaker(turn, crm, lambda: 24.0) is Effect.AT_MOST_ONCE
+
+
+def test_parameters_that_no_longer_fit_their_handler_stop_one_run_and_not_the_drain(probe: Probe) -> None:
+    bad = begun(published({"handler": "chat.post", "with": {}}))
+    good = begun(published("probe.pure"))
+    engine.drain()
+    assert (fresh(bad).status, fresh(bad).reason) == ("paused", "data")
+    assert fresh(good).status == "completed"
