@@ -25,7 +25,7 @@ from sopengine.registry import UnknownName
 from tasks import calendars, children, journal, outbox, perform, plan, transition, turns, wakeups
 from tasks import context as values
 from tasks.crew import Crew, Job, StepDeadline
-from tasks.outcome import Effect, handlers
+from tasks.outcome import Done, Effect, handlers
 from tasks.transition import Rules, Turn
 
 log = logging.getLogger(__name__)
@@ -180,6 +180,8 @@ class Drain:
         self.to_settle.append(turn)
 
     def _call(self, turn: Turn) -> plan.Call:
+        if turn.progress.get("reread"):
+            return plan.reread_call(turn)
         try:
             return plan.call_of(turn, plan.plan_of(turn), self._key_window)
         except vault.VaultError as error:
@@ -252,6 +254,9 @@ class Drain:
         try:
             if isinstance(reply.outcome, StepError):
                 raise reply.outcome
+            if handler is plan.REREAD and isinstance(reply.outcome, Done):
+                transition.take_customer(turn, reply.outcome)
+                return
             rows = children.asked_for(turn, reply.outcome)
             transition.take_outcome(turn, handler, reply.outcome, reply.ms if handler.calls else None)
             turn.child_rows.extend(rows)

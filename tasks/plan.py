@@ -8,7 +8,7 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
 from credentials import vault
 from crm.service import CrmService
@@ -17,7 +17,7 @@ from tasks import context as values
 from tasks import templating
 from tasks.definition import SopDef, StepDef, from_json
 from tasks.models import SopVersion
-from tasks.outcome import Deadline, Effect, Handler, StepRun, handlers
+from tasks.outcome import Deadline, Done, Effect, Handler, Outcome, StepRun, handlers
 from tasks.transition import Turn
 
 
@@ -144,6 +144,38 @@ def _moment(at: datetime) -> dict[str, Any]:
         "date": at.date().isoformat(),
         "time": f"{at:%H:%M}",
     }
+
+
+def _read_customer(step: StepRun) -> Outcome:
+    """Read the run's customer again."""
+    customer = step.crm.customers.find(str(step.context[values.CUSTOMER_ID]))
+    return Done(values=step.crm.customer_fields(customer))
+
+
+# Not a step that anybody can name: what a retry does before its step, because the CRM owns customers.
+REREAD = Handler(
+    name="engine.reread",
+    run=_read_customer,
+    params=create_model("engine.reread"),
+    results=None,
+    effect=Effect.NONE,
+    look=None,
+    calls=True,
+    crm=True,
+    sends=False,
+    asks=False,
+    waits=False,
+    sets=(),
+    open_fields=frozenset(),
+    raw_params=frozenset(),
+    row_params=frozenset(),
+    summary="",
+)
+
+
+def reread_call(turn: Turn) -> Call:
+    """Return the call that reads the run's customer again."""
+    return Call(Plan(turn.definition, REREAD, {}), {}, {}, Effect.NONE, False)
 
 
 class Names(Mapping[str, Any]):

@@ -423,7 +423,7 @@ def _paced(data: Mapping[str, Any], step: str, names: Names) -> Telling:
 def _ignored(data: Mapping[str, Any], step: str, names: Names) -> Telling:
     why = f": {_went_wrong(data)}" if data.get("why") else ""
     text = f"“{spoken(data.get('kind', 'a message'))}”{names.by(data)} changed nothing{why}."
-    return text, _rest(data, "kind", "by", "why"), "info"
+    return text, _rest(data, "signal", "by", "why"), "info"
 
 
 def _runs(count: object) -> str:
@@ -480,6 +480,9 @@ _TELLERS: Mapping[str, Teller] = {
     "scrubbed": _plain("The customer details of this run were removed."),
     "ignored": _ignored,
     "paced": _paced,
-    "late": _plain("{step} answered late, after the run had moved on; the answer was put aside.", "warning"),
+    "late": _plain("{step} answered after all, before anybody had decided; the answer counts.", "warning"),
+    "reread": _plain("The customer was read again before the retry."),
+    "freed": _plain("The wait for the other side is over; {step} is tried again."),
+    "rested": _plain("A worker looked at the run and found nothing to do yet."),
 }
 KINDS = frozenset(_TELLERS)

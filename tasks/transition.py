@@ -321,6 +321,8 @@ def _retry(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
         return
     # A start whose outcome is not known stays marked: it is looked up, or put before a person.
     turn.retries, turn.result = 0, ""
+    if not held and values.CUSTOMER_ID in turn.context:
+        turn.progress["reread"] = True
     _wake(turn, "retried", **_by(entry))
 
 
@@ -565,6 +567,13 @@ def take_outcome(turn: Turn, handler: Handler, outcome: object, ms: int | None =
     for notice in outcome.notify:  # type: ignore[attr-defined]
         turn.post(notice, "escalation" if notice.severity in ("error", "critical") else "info")
     turn.recorded()
+
+
+def take_customer(turn: Turn, outcome: Done) -> None:
+    """Keep what the CRM now says of the run's customer; the step itself is still to come."""
+    turn.progress.pop("reread")
+    turn.put("", outcome.values, frozenset())
+    turn.note("reread")
 
 
 def _done(turn: Turn, handler: Handler, outcome: Done, timing: dict[str, int]) -> None:

@@ -377,6 +377,35 @@ def test_a_note_on_nobody_is_refused(firm: Firm) -> None:
     assert firm.state.rows("notes") == []
 
 
+def test_the_notes_of_a_customer_are_listed_and_nobody_elses(firm: Firm) -> None:
+    ours = [firm.crm.note("cus_0001", f"Call {number}", key=f"k{number}") for number in range(103)]
+    firm.crm.note("cus_0002", "Another one's", key="other")
+
+    assert list(firm.again().notes.query(customer_id="cus_0001")) == ours
+    assert [note.text for note in firm.again().notes.query(customer_id="cus_0002")] == ["Another one's"]
+    assert list(firm.again().notes.query(customer_id="cus_0003")) == []
+    assert firm.crm.matches(ours[0], {"customer_id": "cus_0001"})
+    assert not firm.crm.matches(ours[0], {"customer_id": "cus_0002"})
+
+
+def test_the_notes_of_nobody_are_refused_and_not_empty(crm: CrmService) -> None:
+    with pytest.raises(Permanent) as caught:
+        list(crm.notes.query(customer_id="cus_9999"))
+
+    assert caught.value.reason == "http_404"
+
+
+def test_notes_are_listed_for_one_customer_only_and_the_provider_says_so(firm: Firm) -> None:
+    with pytest.raises(Unsupported, match="can query notes only by customer_id"):
+        list(firm.crm.notes.query())
+    with pytest.raises(DataError):
+        list(firm.crm.notes.query(customer_id=" "))
+
+    assert firm.crm.notes.can("query", {"customer_id": "cus_0001"})
+    assert not firm.crm.notes.can("query")
+    assert firm.state.journal() == []
+
+
 def test_an_appointment_is_made_listed_and_cancelled(crm: CrmService) -> None:
     start = datetime(2030, 3, 1, 15, tzinfo=UTC)
     attributes = {

@@ -69,6 +69,34 @@ def test_a_write_wraps_its_record_and_carries_its_key() -> None:
 
 
 @responses.activate
+def test_notes_are_asked_for_at_the_customer_they_belong_to() -> None:
+    responses.get(
+        f"{CUSTOMERS}/c%2F1/notes",
+        json={"notes": [{"id": "n1", "customer_id": "c/1", "text": "hi"}], "meta": META},
+    )
+
+    (note,) = service().notes.query(customer_id="c/1")
+
+    assert (note.id, note.customer_id, note.text) == ("n1", "c/1", "hi")
+    assert sent().params == {"page": "1", "per_page": "100"}
+
+
+@responses.activate
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_crm_without_a_list_of_notes_is_no_empty_list(status: int) -> None:
+    responses.get(f"{CUSTOMERS}/c1/notes", status=status)
+
+    with pytest.raises(StepError):
+        list(service().notes.query(customer_id="c1"))
+
+
+@pytest.mark.parametrize("customer_id", ["..", "a\nb", "a" * 201])
+def test_the_notes_of_no_id_are_never_asked_for(customer_id: str) -> None:
+    with pytest.raises(DataError):
+        list(service().notes.query(customer_id=customer_id))
+
+
+@responses.activate
 def test_pages_go_on_at_the_size_that_the_crm_allows() -> None:
     for page in (1, 2, 3):
         rows = [{**ADA, "id": f"c{page}{place}"} for place in range(25 if page < 3 else 5)]

@@ -72,6 +72,21 @@ def test_a_transport_of_a_later_version_is_warned_of(
     assert "wait in the outbox" in message.msg
 
 
+@pytest.mark.django_db
+def test_a_chat_that_lacks_what_it_needs_is_warned_of(settings: Settings) -> None:
+    assert ids(checks.chat_can_post) == []
+    settings.CHAT, settings.CHAT_WEBHOOK_URL = "webhook", ""
+    assert ids(checks.names_are_known) == []
+    (message,) = checks.chat_can_post(None)
+    assert message.id == "sopengine.W006"
+    assert "CHAT_WEBHOOK_URL is not set" in message.msg
+    settings.CHAT_WEBHOOK_URL = "https://chat.example.com/1"
+    settings.CHAT_WEBHOOK_SECRET = "whsec_" + "A" * 32
+    assert ids(checks.chat_can_post) == []
+    settings.CHAT = "pigeon"
+    assert ids(checks.chat_can_post) == []
+
+
 def test_the_mock_is_said_aloud_with_debug_off(settings: Settings) -> None:
     settings.DEBUG, settings.CRM_PROVIDER = False, "mock"
     assert ids(checks.mock_is_said_aloud) == ["sopengine.W001"]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import requests
@@ -581,6 +582,60 @@ def test_the_deadline_caps_the_total_time(wire: Wire) -> None:
 
     assert error_of(wire, deadline=Left(0.2)).reason == "timeout"
     assert time.monotonic() - started < 1.2
+
+
+def test_no_call_takes_longer_than_the_engine_allows(wire: Wire, settings: Any) -> None:
+    settings.ENGINE_CALL_TIMEOUT = 0.2
+    wire.script = lambda sock: time.sleep(1.5)
+    for deadline in (None, Left(30)):
+        started = time.monotonic()
+
+        assert error_of(wire, seconds=5.0, deadline=deadline).reason == "timeout"
+        assert time.monotonic() - started < 1.2
+    with pytest.raises(Transient):
+        Client("crm", wire.url).post("/x", b"{}", label="x")
+    assert time.monotonic() - started < 1.2
+
+
+# -- posts of bytes ----------------------------------------------------------------------------------
+
+
+def test_a_post_sends_the_very_bytes_and_takes_any_answer_of_two_hundred(wire: Wire) -> None:
+    raw = b'{ "a":\n1.0, "b": "\xc3\xa9" }'
+    for answer in (reply(b"<html>", "201 Created", kind="text/html"), b"HTTP/1.1 204 No Content\r\n\r\n"):
+        wire.script = lambda sock, answer=answer: sock.sendall(answer)  # type: ignore[misc]
+
+        status = Client("chat", wire.url).post("/h/?a=1", raw, label="x", headers={"webhook-id": "m1"})
+
+        head, _, body = wire.requests[-1].partition(b"\r\n\r\n")
+        assert status == int(answer.split()[1])
+        assert head.startswith(b"POST /h/?a=1 HTTP/1.1\r\n")
+        assert b"\r\nContent-Type: application/json" in head
+        assert b"\r\nwebhook-id: m1" in head
+        assert body == raw
+
+
+def test_a_post_does_not_wait_for_the_rest_of_an_answer(wire: Wire) -> None:
+    wire.script = lambda sock: (sock.sendall(reply(b" " * 500)[:-500]), time.sleep(1.5))
+    started = time.monotonic()
+
+    assert Client("chat", wire.url).post("/h", b"{}", label="x") == 200
+    assert time.monotonic() - started < 1.2
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_post_to_nothing_is_refused_for_good(
+    wire: Wire, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    wire.script = lambda sock: sock.sendall(reply(b"CANARY", f"{status} Gone"))
+
+    with pytest.raises(Permanent) as caught:
+        Client("chat", wire.url).post("/CANARY", b"CANARY", label="messages.post")
+
+    assert caught.value.reason == f"http_{status}"
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "sopengine.http"]
+    assert line.startswith(f"chat POST messages.post -> http_{status} in ")
 
 
 def test_the_log_has_one_line_per_call_without_secret_address_or_body(

@@ -124,6 +124,11 @@ def test_a_live_start_is_locked_down() -> None:
         ("PUBLIC_URL", "sop.example.com"),
         ("CRM_BASE_URL", "crm"),
         ("CRM_AUTH", "basic"),
+        ("CHAT_WEBHOOK_URL", ""),
+        ("CHAT_WEBHOOK_URL", "chat.example.com/hook"),
+        ("CHAT_WEBHOOK_URL", "https://user:password@chat.example.com/hook"),
+        ("CHAT_WEBHOOK_SECRET", "whsec_short"),
+        ("CHAT_WEBHOOK_SECRET", "a sentence that is long enough but no base64"),
         ("LOG_FORMAT", "xml"),
         ("ENGINE_LEASE", "-1"),
         ("ENGINE_RETRY_WAITS", "2;4"),
@@ -136,6 +141,15 @@ def test_a_bad_value_stops_the_start_and_is_named(name: str, value: str) -> None
     said = refusal(live(**{name: value}))
     assert f"\n  {name}: " in said
     assert "expected" in said.partition(f"\n  {name}: ")[2].splitlines()[0]
+
+
+def test_the_address_of_a_hook_stays_as_it_was_given() -> None:
+    """Its query may be its key, and a slash at its end another address."""
+    url, secret = "https://chat.example.com/hook/?key=1", "whsec_" + "A" * 32
+    found = shown(
+        live(CHAT_WEBHOOK_URL=url, CHAT_WEBHOOK_SECRET=secret), "CHAT_WEBHOOK_URL", "CHAT_WEBHOOK_SECRET"
+    )
+    assert found == [url, secret]
 
 
 def test_the_mock_sends_no_mail_to_a_server() -> None:

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from crm.providers.mock import forget_state
+from crm.service import open_service
+
 from tasks import plan
 from tests.tasks.runs import Probe, probe_handlers
 
@@ -19,3 +22,11 @@ def _new_versions() -> None:
     """A version never changes, so it is cached; a test that is rolled back gives its number to another."""
     plan.definition_of.cache_clear()
     plan._plan.cache_clear()
+
+
+@pytest.fixture
+def crm_customer() -> str:
+    """The id of a customer that the mock CRM has."""
+    forget_state()
+    customer = next(iter(open_service().customers.query(status="past")))
+    return str(customer.id)

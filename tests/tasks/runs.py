@@ -140,7 +140,7 @@ class HandDrain(Drain):
 # Events that say nothing of what a step came to: the count of deaths goes on over them.
 UNRECORDED = {
     *("created", "claimed", "started", "handed_back", "rested", "released", "freed", "paced", "crm_called"),
-    *("paused", "resumed", "retried", "ignored", "reminded", "escalated", "scrubbed", "late"),
+    *("paused", "resumed", "retried", "ignored", "reminded", "escalated", "scrubbed", "late", "reread"),
 }
 
 

@@ -56,7 +56,7 @@ class ListedCrm(Provider):
         self.listed.append((entity, dict(filters), cursor))
         kind = {"customers": Customer, "invoices": Invoice, "quotes": Quote, "notes": Note}[entity]
         asked = {name: value for name, value in filters.items() if name not in self.ignores}
-        rows = [r for r in self.records if type(r) is kind and (entity == "notes" or matches(r, asked))]
+        rows = [record for record in self.records if type(record) is kind and matches(record, asked)]
         start = int(cursor or 0)
         end = start + self.per_page
         return Page(tuple(rows[start:end]), str(end) if end < len(rows) else "")

@@ -718,6 +718,8 @@ def test_the_names_of_a_row_are_known_where_rows_are_rendered() -> None:
 
     assert rows("{key: '{{ crm_customer_id }}-{{ row.id }}', inputs: {a: '{{ row.id }}', b: 5}}") == []
     assert "unknown variable 'customer_name'" in rows("{key: '{{ customer_name }}'}")[0].message
+    elsewhere = file_of("- {key: write, handler: t.write, with: {text: '{{ row.id }}'}}\n")
+    assert "unknown variable 'row.id'" in only(elsewhere).message
 
 
 def test_the_children_are_counted_by_any_result_after_they_were_started() -> None:

@@ -1,7 +1,7 @@
 """Laws of the messages to staff: posted at least once, forgotten in time, and nobody waits for them."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -327,7 +327,7 @@ def test_a_call_for_help_says_what_why_what_happens_next_and_what_to_do(room: Ro
 
 
 def message(**fields: str) -> Message:
-    usual = {
+    usual: dict[str, Any] = {
         "id": str(uuid4()),
         "text": "Dear Ann Canary,\nyour lawn",
         "channel": "#marketing",
@@ -335,6 +335,7 @@ def message(**fields: str) -> Message:
         "severity": "info",
         "link": "http://127.0.0.1:8000/admin/x/",
         "reference": "1a2b3c4d",
+        "at": datetime(2027, 2, 15, 15, 0, tzinfo=UTC),
     }
     return Message(**{**usual, **fields})
 

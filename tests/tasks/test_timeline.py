@@ -74,8 +74,11 @@ TOLD = {
     ),
     "released": ({}, "The list is complete; the run may begin."),
     "scrubbed": ({}, "The customer details of this run were removed."),
-    "ignored": ({"kind": "answer", "why": "paused"}, "“answer” changed nothing: paused by staff."),
-    "late": ({}, "“Send the mail” answered late, after the run had moved on; the answer was put aside."),
+    "ignored": ({"signal": "answer", "why": "paused"}, "“answer” changed nothing: paused by staff."),
+    "late": ({}, "“Send the mail” answered after all, before anybody had decided; the answer counts."),
+    "reread": ({}, "The customer was read again before the retry."),
+    "freed": ({}, "The wait for the other side is over; “Send the mail” is tried again."),
+    "rested": ({}, "A worker looked at the run and found nothing to do yet."),
     "paced": ({"wait": 4.0}, "“Send the mail” waits 4 s for its turn: only so many may be done in a time."),
 }
 

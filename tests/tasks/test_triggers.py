@@ -299,6 +299,25 @@ def test_a_firing_that_dies_before_its_commit_leaves_the_slot_to_the_next(
     assert triggers.fire_due() == 1
 
 
+def test_a_firing_that_comes_second_leaves_everything_to_the_first(at: Callable[[datetime], None]) -> None:
+    """Between its reading of the SOP and its UPDATE, another process moves the cursor."""
+    at(MONDAY - MINUTE)
+    publish()
+    at(MONDAY + MINUTE)
+
+    def another(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        if sql.startswith("UPDATE") and "tasks_sop" in sql and not moved:
+            moved.append(True)
+            Sop.objects.update(cursor=MONDAY + MINUTE)
+        return execute(sql, params, many, context)
+
+    moved: list[bool] = []
+    with connection.execute_wrapper(another):
+        assert triggers.fire_due() == 0
+    assert moved
+    assert (Task.objects.count(), ScheduledRun.objects.count()) == (0, 0)
+
+
 class Death(Exception):
     """What a test kills a statement with."""
 

@@ -4,12 +4,13 @@ import json
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
 from django.utils import timezone
 
 from sopengine import clock
@@ -46,6 +47,7 @@ class Command(BaseCommand):
             "import", help="make files the drafts of their SOPs; without any, those shipped"
         )
         add.add_argument("files", nargs="*", metavar="FILE")
+        add.add_argument("--missing", action="store_true", help="only SOPs that are not there yet")
         add.add_argument("--publish", action="store_true", help="and publish each")
         add.add_argument("--json", action="store_true")
         add = verbs.add_parser("export", help="print a SOP as a file")
@@ -70,7 +72,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Do what the verb says; what is refused is told in a sentence, with a non-zero exit."""
-        verb = {
+        verbs: dict[str, Callable[..., None]] = {
             "list": self._list,
             "validate": self._validate,
             "import": self._import,
@@ -78,9 +80,9 @@ class Command(BaseCommand):
             "publish": self._publish,
             "disable": self._disable,
             "run": self._run,
-        }[options["verb"]]
+        }
         try:
-            verb(**options)
+            verbs[options["verb"]](**options)
         except DefinitionError as error:
             raise CommandError(_told(error.problems)) from None
         except (triggers.NotRunnable, engine.InputError, DataError) as error:
@@ -110,16 +112,23 @@ class Command(BaseCommand):
         if not json:
             self.stdout.write(f"{len(names)} checked, nothing is wrong.")
 
-    def _import(self, files: list[str], publish: bool, json: bool, **options: Any) -> None:
-        """Read all files before the first is saved, so that one that is wrong changes nothing."""
+    @transaction.atomic
+    def _import(self, files: list[str], missing: bool, publish: bool, json: bool, **options: Any) -> None:
+        """Save all files or none; with `missing`, what is there already is not touched.
+
+        So a release brings what is new, and never undoes what staff have edited, published or disabled.
+        """
         paths = [Path(name) for name in files] or definition.shipped()
         found = [_read(path) for path in paths]
-        rows = [definition.save_rows(one) for one in found]
+        there = set(Sop.objects.values_list("slug", flat=True)) if missing else set()
+        rows = [definition.save_rows(one) for one in found if one.slug not in there]
         numbers = [definition.publish(row).number if publish else None for row in rows]
         if json:
             told = zip(rows, numbers, strict=True)
             self._print_json([{"sop": row.slug, "version": number} for row, number in told])
             return
+        for slug in sorted(there.intersection(one.slug for one in found)):
+            self.stdout.write(f"{slug}: is there already and stays as it is.")
         for row, number in zip(rows, numbers, strict=True):
             published = f", published as version {number}" if number else ""
             self.stdout.write(f"{row.slug}: imported as the draft{published}.")
