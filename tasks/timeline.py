@@ -422,7 +422,7 @@ def _paced(data: Mapping[str, Any], step: str, names: Names) -> Telling:
 
 def _ignored(data: Mapping[str, Any], step: str, names: Names) -> Telling:
     why = f": {_went_wrong(data)}" if data.get("why") else ""
-    text = f"“{spoken(data.get('kind', 'a message'))}”{names.by(data)} changed nothing{why}."
+    text = f"“{spoken(data.get('signal', 'a message'))}”{names.by(data)} changed nothing{why}."
     return text, _rest(data, "signal", "by", "why"), "info"
 
 
