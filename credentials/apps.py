@@ -9,7 +9,7 @@ class CredentialsConfig(AppConfig):
 
     def ready(self) -> None:
         """Let nothing that is kept in memory outlive its row."""
-        from credentials import models, store, vault  # noqa: PLC0415 - models are ready only now
+        from credentials import models, store, vault
 
         post_save.connect(store.forget, sender=models.Credential)
         post_delete.connect(store.forget, sender=models.Credential)

@@ -144,15 +144,19 @@ class Drain:
             )
 
     def _wake(self, turn: Turn, facts: turns.Known) -> None:
-        if turn.crashes > transition.MOST_CRASHES:
-            transition.quarantine(turn)
-        else:
-            transition.take_mail(turn, facts.of(turn))
+        try:
+            if turn.crashes > transition.MOST_CRASHES:
+                transition.quarantine(turn)
+            else:
+                transition.take_mail(turn, facts.of(turn))
+        except vault.VaultError as error:
+            transition.park(turn, "vault", str(error))
         self._advance(turn)
 
     def _advance(self, turn: Turn) -> None:
         """Run the steps that need nobody, up to one that must be handed over, or to a rest."""
         while turn.running and not turn.children:  # children are written before anything goes on
+            fresh = "since" not in turn.progress
             try:
                 call = self._call(turn)
             except UnknownName as error:
@@ -168,7 +172,8 @@ class Drain:
                 break
             if self._must_pace(turn, call.plan):
                 break
-            if call.effect in MARKED or (call.effect is Effect.IDEMPOTENT and turn.events):
+            # A repeat under the same key must say the same: what the first try saw is kept before it.
+            if call.effect in MARKED or (call.effect is Effect.IDEMPOTENT and (turn.events or fresh)):
                 self.to_start.append(Ready(turn, call))
                 return
             if call.plan.handler.calls:
@@ -211,7 +216,7 @@ class Drain:
         """Give waiting calls to free threads; one SOP takes at most half while others wait."""
         working = Counter(job.subject.turn.sop.slug for job in self.crew.working)
         skipped: list[Ready] = []
-        while self.waiting and self.crew.free:
+        while self.waiting and self.crew.free and not self._over():
             ready = self.waiting.popleft()
             slug = ready.turn.sop.slug
             if working[slug] >= self.crew.size // 2 and any(r.turn.sop.slug != slug for r in self.waiting):
@@ -260,6 +265,8 @@ class Drain:
             rows = children.asked_for(turn, reply.outcome)
             transition.take_outcome(turn, handler, reply.outcome, reply.ms if handler.calls else None)
             turn.child_rows.extend(rows)
+        except vault.VaultError as error:
+            self._failed(turn, DataError(str(error), code="vault", sent="maybe"), ready.call.effect)
         except StepError as error:
             if turn.seq != before:
                 raise AssertionError("an outcome failed after its event was noted") from error

@@ -74,13 +74,13 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a person decided, as the approval's row says it."""
+    """What a person decided, as the approval's row says it; `approved` opens the text that was approved."""
 
     approval: str
     choice: str
     outcome: str
     by: int | None
-    final: Mapping[str, str]
+    approved: Callable[[], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,8 +341,9 @@ def _answer(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
 
 
 def _answered(turn: Turn, answer: Answer) -> None:
+    final = answer.approved()
     _wake(turn, "answered", approval=answer.approval, choice=answer.choice, by=answer.by)
-    turn.put(turn.step, {"choice": answer.choice, **answer.final}, frozenset({"choice"}))
+    turn.put(turn.step, {"choice": answer.choice, **final}, frozenset({"choice"}))
     turn.recorded()
     if answer.outcome == "decline":
         end(turn, "completed", "completed", "declined")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from uuid import UUID
 
 from credentials import vault
@@ -23,12 +24,17 @@ def answers(ids: Sequence[UUID]) -> dict[str, Answer]:
         approval = str(as_uuid(row["id"]))
         options = json.loads(row["options"]) if isinstance(row["options"], str) else row["options"]
         outcome = next((o["outcome"] for o in options if o["key"] == row["choice"]), "decline")
-        final: Mapping[str, str] = {}
-        if row["sealed"]:
-            content = vault.unseal(row["sealed"], table="tasks_approval", row=approval, field="sealed")
-            final = content.get("final") or content.get("draft") or {}
-        found[approval] = Answer(approval, row["choice"], outcome, row["answered_by_id"], final)
+        approved = partial(_approved, approval, row["sealed"])
+        found[approval] = Answer(approval, row["choice"], outcome, row["answered_by_id"], approved)
     return found
+
+
+def _approved(approval: str, sealed: str | None) -> Mapping[str, str]:
+    """Return the text that was approved, edited or as it stood; opened by the one turn that wants it."""
+    if not sealed:
+        return {}
+    content = vault.unseal(sealed, table="tasks_approval", row=approval, field="sealed")
+    return dict(content.get("final") or content.get("draft") or {})
 
 
 def children_of(parents: Sequence[UUID]) -> dict[UUID, tuple[dict[str, int], int]]:

@@ -6,7 +6,6 @@ import pytest
 
 from crm.providers.mock import forget_state
 from crm.service import open_service
-
 from tasks import plan
 from tests.tasks.runs import Probe, probe_handlers
 
