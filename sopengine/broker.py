@@ -16,6 +16,10 @@ log = logging.getLogger(__name__)
 class Channel(redis.Channel):
     """Drops what is no message, and says so."""
 
+    # A wake-up that was fetched and not begun is lost with its connection: the sweep makes a new one.
+    # Putting it back over a connection that has just broken can end the worker instead.
+    do_restore = False
+
     def _brpop_read(self, **options: Any) -> bool:
         try:
             taken: bool = super()._brpop_read(**options)

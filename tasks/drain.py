@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 MARKED = frozenset({Effect.VERIFY_FIRST, Effect.AT_MOST_ONCE})
 MOST_DEATHS = 20  # of workers, without one step done in between
 BRAKE_SECONDS = 60.0
+DRY_SECONDS = 0.1  # between looks for new work while steps are under way
 FAIR_EVERY = 4  # each fourth claim goes by age alone, so that no priority starves
 
 
@@ -67,7 +68,6 @@ class Drain:
         stop: Callable[[], bool] = never,
         seconds: float | None = None,
         steps: int | None = None,
-        only: UUID | None = None,
     ) -> None:
         self.owner = uuid4()
         self.stop = stop
@@ -83,7 +83,7 @@ class Drain:
         self.listed: set[UUID] = set()
         self.steps = self.tasks = self.claims = 0
         self.renewed = clock.monotonic()
-        self.dry = False  # the last claim found nothing
+        self.dry_until = 0.0  # the last claim found nothing; look again a little later
         self.alone: UUID | None = None
         self._window: list[float | None] = []
 
@@ -115,7 +115,8 @@ class Drain:
 
     def _claim(self) -> bool:
         """Take more tasks when the crew could use them; one that a worker died with comes alone."""
-        if self.held and (self.dry or len(self.waiting) >= self.crew.size or self.to_settle or self.to_start):
+        enough = len(self.waiting) >= self.crew.size or self.to_settle or self.to_start
+        if self.held and (enough or clock.monotonic() < self.dry_until):
             return False
         rows = []
         if not self.held:
@@ -126,7 +127,7 @@ class Drain:
             self.claims += 1
             fair = self.claims % FAIR_EVERY == 0
             rows = journal.claim(self.owner, settings.ENGINE_BATCH, self.lease, fair=fair)
-        self.dry = not rows
+        self.dry_until = 0.0 if rows else clock.monotonic() + DRY_SECONDS
         crashpoint("m1")
         claimed = [turns.turn_of(row) for row in rows]
         self.held.update((turn.id, turn) for turn in claimed)
@@ -380,7 +381,6 @@ class Drain:
         self.held.pop(turn.id, None)
         if turn.id == self.alone:
             self.alone = None
-        self.dry = False
 
     def _renew(self) -> None:
         """Prolong every lease that is held, each quarter of its time."""

@@ -12,11 +12,14 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import get_commands, load_command_class
 
+from crm.mock.contract import Contract, Request
+from crm.mock.state import MockState
 from crm.provider import Connection, providers
 from crm.providers.mock import forget_state, shared_state
 from crm.service import CrmService, open_service
 from sopengine.errors import Unsupported
 from tasks import approvals, definition, demo, engine, outbox, plan, triggers
+from tasks.management.commands.demo import summary_lines
 from tasks.models import Approval, Task
 from tasks.outcome import Done, StepRun, handlers
 from tasks.transports import transports
@@ -61,7 +64,9 @@ def test_every_way_to_read_a_setting_is_known_here() -> None:
     """A new kind of value in sopengine/environment.py must be looked for, or its names would be missed."""
     source = (ROOT / "sopengine/environment.py").read_text(encoding="utf-8")
     verbs = {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
-    public = {verb for verb in verbs if re.search(rf"env\.{verb}\(", (ROOT / "sopengine/settings.py").read_text())}
+    public = {
+        verb for verb in verbs if re.search(rf"env\.{verb}\(", (ROOT / "sopengine/settings.py").read_text())
+    }
     assert public - {"refuse", "finish", "given"} <= READS | OTHER_READS
 
 
@@ -112,7 +117,9 @@ OURS = ("demo", "serve", "sop", "task", "approval", "crm", "credential", "engine
 
 
 def test_the_table_of_commands_has_each_verb_of_ours() -> None:
-    told = {tuple(found.split()) for found in re.findall(r"^\| `manage\.py ([a-z -]+)`", README, re.MULTILINE)}
+    told = {
+        tuple(found.split()) for found in re.findall(r"^\| `manage\.py ([a-z -]+)`", README, re.MULTILINE)
+    }
     there = {(command, verb) for command in OURS for verb in verbs_of(command)}
     there |= {(command,) for command in OURS if not verbs_of(command)}
     assert told == there
@@ -121,7 +128,9 @@ def test_the_table_of_commands_has_each_verb_of_ours() -> None:
 def test_every_command_that_is_named_anywhere_exists() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for command, verb in re.findall(r"`(?:manage\.py )?(sop|task|approval|crm|credential|engine) ([a-z-]+)", text):
+        for command, verb in re.findall(
+            r"`(?:manage\.py )?(sop|task|approval|crm|credential|engine) ([a-z-]+)", text
+        ):
             assert verb in verbs_of(command), f"{page.name}: {command} {verb}"
         for command in re.findall(r"`manage\.py ([a-z]+)", text):
             assert command in get_commands(), f"{page.name}: {command}"
@@ -187,12 +196,11 @@ def test_the_procedure_sends_what_was_approved_and_notes_it(office: User, tmp_pa
 
 
 def test_the_demo_is_told_as_it_is() -> None:
-    """Each line of the summary in the README is one that the demo prints; times and ports differ."""
+    """The summary is the demo's own, word for word, and so is what it says of each run."""
     told = blocks("console")[0].splitlines()
-    source = (ROOT / "tasks/management/commands/demo.py").read_text() + (ROOT / "tasks/demo.py").read_text()
-    summary = [re.sub(r"^  (\w+) +\d+ *", "", line) for line in told if re.match(r"  [a-z]+ +\d+ ", line)]
-    assert len(summary) == 7
-    assert [line for line in summary if line and line.replace(".demo/mail", "") not in source] == []
+    printed = summary_lines(demo.Summary(7, 4, 0, 1, 2, 4, 4, ()), Path(".demo/mail"))[1:]
+    assert [line for line in printed if line not in told] == []
+    source = (ROOT / "tasks/demo.py").read_text(encoding="utf-8")
     doing = {line[27:].strip() for line in told if line.startswith(("  ✓", "  ·"))}
     assert len(doing) == 3
     assert [words for words in doing if words not in source] == []
@@ -209,6 +217,35 @@ def test_the_picture_is_one_and_small() -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size < 200_000
     assert "docs/pictures/run-waiting.png" in README
+
+
+# -- the REST contract -----------------------------------------------------------------------------
+
+
+def test_the_contract_tells_every_request_that_the_provider_may_make() -> None:
+    text = (ROOT / "docs/rest-contract.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `(\w+ /[\w/:]+)` \| (.*) \|$", text, re.MULTILINE))
+    for entity, able in providers.get("rest").can.items():
+        parent = "/customers/:id/notes" if entity == "notes" else f"/{entity}"
+        methods = {"query": "GET", "find": "GET", "search": "GET", "create": "POST", "update": "PATCH"}
+        ends = {"find": "/:id", "update": "/:id", "search": "/search"}
+        for verb in able.verbs:
+            assert f"{methods[verb]} {parent}{ends.get(verb, '')}" in told, f"{verb} {entity}"
+        filters = set(able.filters) - ({"customer_id"} if entity == "notes" else set())
+        assert {name for name in filters if f"`{name}`" not in told.get(f"GET {parent}", "")} == set()
+
+
+def test_the_served_mock_has_every_address_of_the_contract() -> None:
+    text = (ROOT / "docs/rest-contract.md").read_text(encoding="utf-8")
+    contract = Contract(MockState())
+    bearer = {"authorization": "Bearer any"}
+    nothing_there = contract.answer(Request("GET", "/api/v1/nothing", headers=bearer)).value
+    assert "error" in nothing_there
+    for method, path in re.findall(r"^\| `(\w+) (/[\w/:]+)`", text, re.MULTILINE):
+        request = Request(method, f"/api/v1{path.replace(':id', 'none')}", headers=bearer)
+        reply = contract.answer(request)
+        assert reply.status != 405, path
+        assert reply.value != nothing_there, path
 
 
 # -- examples --------------------------------------------------------------------------------------
@@ -242,7 +279,7 @@ def test_the_example_of_a_handler_counts_customers(taken_back: None) -> None:
     known = handlers.get("crm.census")
     crm = open_service()
     city = next(crm.query(status="past")).city
-    step = StepRun(**{**{name: None for name in StepRun.__slots__}, "crm": crm})  # type: ignore[arg-type]
+    step = StepRun(**{**dict.fromkeys(StepRun.__slots__), "crm": crm})  # type: ignore[arg-type]
     answer = known.run(step, **known.params.model_validate({"city": city}).model_dump())
     assert isinstance(answer, Done)
     assert answer.values["customers"] == sum(one.city == city for one in crm.query(status="past")) > 0
@@ -250,9 +287,13 @@ def test_the_example_of_a_handler_counts_customers(taken_back: None) -> None:
     assert str(city) in answer.notify[0].text
 
 
-def test_the_example_of_a_provider_reads_a_spreadsheet(taken_back: None, settings: Any, tmp_path: Path) -> None:
+def test_the_example_of_a_provider_reads_a_spreadsheet(
+    taken_back: None, settings: Any, tmp_path: Path
+) -> None:
     settings.VAR_DIR = tmp_path
-    (tmp_path / "customers.csv").write_text("No,Name,Kind\n1,Ann Bird,past\n2,Bo Crow,lead\n", encoding="utf-8")
+    (tmp_path / "customers.csv").write_text(
+        "No,Name,Kind\n1,Ann Bird,past\n2,Bo Crow,lead\n", encoding="utf-8"
+    )
     example("crm/providers/spreadsheet.py")
     crm = CrmService(providers.get("spreadsheet")(Connection()))
     assert [one.name for one in crm.query(status="past")] == ["Ann Bird"]
@@ -284,9 +325,13 @@ def test_no_example_is_left_out() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 def test_a_page_is_finished_and_fit_for_strangers(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert not re.search(r"@@\w+@@", text), "a number is still to be filled in"
     assert not re.search(r"\b(actor|doorbell|door)s?\b|\b(TODO|FIXME)\b", text, re.IGNORECASE)
     assert not re.search(r"(?<![\w.])/(work|home|root|tmp|opt)/", text), "a path of somebody's machine"
+
+
+def test_no_number_is_still_to_be_filled_in() -> None:
+    open_ = [f"{page.name}: {found}" for page in PAGES for found in re.findall(r"@@\w+@@", page.read_text())]
+    assert open_ == []
 
 
 def test_each_decision_says_why_and_what_follows() -> None:
@@ -294,5 +339,9 @@ def test_each_decision_says_why_and_what_follows() -> None:
     assert [int(path.name[:4]) for path in records] == list(range(1, len(records) + 1))
     for path in records:
         lines = path.read_text(encoding="utf-8").splitlines()
-        assert [line for line in lines if line.startswith("## ")] == ["## Context", "## Decision", "## Consequences"]
+        assert [line for line in lines if line.startswith("## ")] == [
+            "## Context",
+            "## Decision",
+            "## Consequences",
+        ]
         assert 12 <= len(lines) <= 45, f"{path.name}: {len(lines)} lines"

@@ -68,3 +68,13 @@ def test_a_result_is_a_code_because_it_is_kept_readable(probe: Probe) -> None:
     task = begun(published("probe.pure"))
     engine.drain()
     assert (fresh(task).status, fresh(task).result, fresh(task).reason) == ("paused", "", "data")
+
+
+def test_a_drain_that_must_stop_begins_no_further_step_of_what_it_holds(probe: Probe) -> None:
+    task = begun(published(*["probe.read"] * 5))
+    engine.drain(stop=lambda: len(probe.calls) >= 2)
+    assert (len(probe.calls), fresh(task).status, fresh(task).step) == (2, "ready", "s3")
+    assert kinds(task)[-1] == "handed_back"
+    engine.drain()
+    assert (len(probe.calls), fresh(task).status) == (5, "completed")
+    check_invariants()

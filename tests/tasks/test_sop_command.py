@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db.models.signals import post_save
 
 from tasks import definition
 from tasks.models import Approval, Sop, SopVersion, Task
@@ -17,6 +18,7 @@ from tasks.outcome import (
     Branch,
     DataError,
     Done,
+    Handler,
     Option,
     Outcome,
     Start,
@@ -173,6 +175,47 @@ def test_importing_over_a_draft_replaces_it_and_runs_stay_on_their_version(file:
     assert Task.objects.get(pk=task.pk).version.number == 1
     assert "try-it: version 2 is published." in sop("publish", "try-it")
     assert Task.objects.get(pk=task.pk).version.number == 1
+
+
+def test_what_is_missing_is_imported_and_what_is_there_is_not_touched(file: Path, tmp_path: Path) -> None:
+    published(file)
+    sop("disable", "try-it")
+    Sop.objects.update(name="As staff wrote it")
+    file.write_text(FILE.replace("Try it", "Try this"))
+    other = tmp_path / "other.yaml"
+    other.write_text(FILE.replace("sop: try-it", "sop: other"))
+
+    said = sop("import", "--missing", "--publish", str(file), str(other))
+
+    assert said.splitlines() == [
+        "try-it: is there already and stays as it is.",
+        "other: imported as the draft, published as version 1.",
+    ]
+    there = Sop.objects.get(slug="try-it")
+    assert (there.name, there.state, there.versions.count()) == ("As staff wrote it", "disabled", 1)
+    assert Sop.objects.get(slug="other").state == "active"
+    again = sop("import", "--missing", "--publish", "--json", str(file), str(other))
+    assert json.loads(again) == []
+    assert SopVersion.objects.count() == 2
+
+
+def test_an_import_that_cannot_be_published_leaves_nothing_behind(file: Path, tmp_path: Path) -> None:
+    """Else a SOP would be there, never published, and never again missing."""
+    other = tmp_path / "other.yaml"
+    other.write_text("sop: other\nname: Other\nsteps: [{key: only, handler: t.go}]\n")
+    taken: list[Handler] = []
+
+    def goes_meanwhile(**_saved: object) -> None:
+        taken.append(handlers.remove("t.go"))
+
+    post_save.connect(goes_meanwhile, sender=SopVersion)
+    try:
+        assert "unknown handler 't.go'" in refused("import", "--missing", "--publish", str(file), str(other))
+    finally:
+        post_save.disconnect(goes_meanwhile, sender=SopVersion)
+        handlers.register("t.go")(taken[0])
+
+    assert Sop.objects.count() == 0
 
 
 def test_what_is_exported_imports_as_the_same(file: Path, tmp_path: Path) -> None:
