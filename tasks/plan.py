@@ -91,7 +91,7 @@ def call_of(turn: Turn, plan: Plan, window: Callable[[], float | None]) -> Call:
     raw = plan.handler.raw_params
     names = names_of(turn)
     rendered = {
-        name: value if name in raw else templating.render(value, names)
+        name: value if name in raw else templating.render(value, names, customer_facing=plan.handler.sends)
         for name, value in plan.step.params.items()
     }
     return Call(plan, _checked(plan.handler, plan.step, rendered), rendered, effect, turn.started)

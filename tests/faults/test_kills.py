@@ -1,0 +1,195 @@
+"""Kill -9 at any moment: nothing is lost, no step counts twice, no mail goes out twice."""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.invariants import summary
+from tests.faults.postoffice import PostOffice
+from tests.faults.procedures import FIVE, MAILS, people, sop, step
+from tests.faults.scene import RECOVERY, SOAK, Monkey, Scene
+from tests.processes import Worker, eventually
+
+# Where a worker dies, and how often of those it passes there; the rarer it comes by, the likelier.
+POINTS = {
+    "m1": ("after a claim", 0.15),
+    "m2": ("after the answer of the other side", 0.05),
+    "m3": ("before the update of a settle", 0.15),
+    "m4": ("after an update, before its commit", 0.1),
+    "m5": ("after a settle", 0.15),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_worker_that_dies_at_any_point_loses_and_repeats_nothing(
+    stage: Callable[..., Scene], report: Callable[[str], None], point: str
+) -> None:
+    where, often = POINTS[point]
+    scene = stage(SOP_CRASH=f"{point}:{often}", ENGINE_BATCH="5")
+    scene.kept(scene.worker())
+    runs = scene.desk.start(scene.desk.publish(FIVE), people(500 if SOAK else 50))
+    tally, released = scene.release_all(300 if SOAK else 60)
+    assert tally.completed + tally.unknown == tally.tasks == len(runs)
+    assert tally.deaths > 0, "nobody died: the test shows nothing"
+    report(summary(f"killed {where}", tally, quarantined_and_released=released))
+
+
+def test_a_thousand_runs_under_random_kills_lose_nothing_and_mail_nobody_twice(
+    stage: Callable[..., Scene], report: Callable[[str], None]
+) -> None:
+    count = 5_000 if SOAK else 1_000
+    scene = stage(SOP_CRASH="*:0.002", ENGINE_BATCH="20")
+    workers = [scene.worker("first"), scene.worker("second")]
+    scene.desk.start(scene.desk.publish(FIVE), people(count))
+    keeper = scene.kept(*workers)
+    with Monkey(lambda: kill_somebody(workers), (0.5, 1.5)) as monkey:
+        tally, released = scene.release_all(900 if SOAK else 240)
+    assert tally.completed + tally.unknown == tally.tasks == count
+    assert tally.unknown == tally.died_in_once
+    assert monkey.kills >= 3
+    assert tally.deaths >= 50
+    report(
+        summary(
+            "random kill -9 on PostgreSQL and Redis",
+            tally,
+            kills_from_outside=monkey.kills,
+            workers_restarted=keeper.restarts,
+            quarantined_and_released=released,
+        )
+    )
+
+
+def kill_somebody(workers: list[Worker]) -> bool:
+    """SIGKILL for a pool process of a worker that is at work, now and then for a whole worker."""
+    worker = random.choice(workers)
+    if len(worker.children()) < 2:
+        return False
+    if random.random() < 0.1:
+        worker.kill()
+        return True
+    return worker.kill_child() is not None
+
+
+def test_one_process_on_sqlite_under_random_kills_loses_nothing_and_mails_nobody_twice(
+    embedded_stage: Callable[..., Scene], report: Callable[[str], None]
+) -> None:
+    count = 600 if SOAK else 100
+    scene = embedded_stage(SOP_CRASH="*:0.01", ENGINE_BATCH="20")
+    keeper = scene.kept(scene.embedded())
+    scene.desk.start(scene.desk.publish(FIVE), people(count))
+    tally, released = scene.release_all(600 if SOAK else 120)
+    assert tally.completed + tally.unknown == tally.tasks == count
+    assert keeper.restarts > 0, "nobody died: the test shows nothing"
+    report(
+        summary(
+            "random kill -9 on SQLite", tally, restarts=keeper.restarts, quarantined_and_released=released
+        )
+    )
+
+
+ONE_OF_EACH = {
+    "slow": sop("slow", step("slow", "probe.slow", params={"seconds": 2.0})),
+    "write": sop("write", step("write", "probe.write")),
+    "check": sop("check", step("check", "probe.check")),
+    "mail": MAILS,
+}
+
+
+def test_a_kill_with_the_request_in_flight_is_answered_by_the_effect_of_the_step(
+    stage: Callable[..., Scene],
+) -> None:
+    """None and idempotent run again, verify_first looks, at_most_once is put before a person."""
+    scene = stage(PostOffice(pause=30), ENGINE_LEASE="4", ENGINE_DEADLINE="3", ENGINE_CALL_TIMEOUT="2.9")
+    scene.ledger.delay = lambda: 30.0
+    runs = {
+        key: scene.desk.start(scene.desk.publish(procedure), people(3)) for key, procedure in ONE_OF_EACH.items()
+    }
+    worker = scene.worker()
+    everybody_asked = lambda: len(scene.post.letters) == len(scene.ledger.raw) // 2 == 3  # noqa: E731
+    eventually(everybody_asked, RECOVERY, what=scene.said)
+    worker.kill()
+    scene.ledger.delay = lambda: 0.0
+    worker.restart()
+    tally = scene.rest()
+    tasks = {str(task["id"]): task for task in scene.desk.facts()["tasks"]}
+    assert {key: {tasks[run]["status"] for run in ids} for key, ids in runs.items()} == {
+        "slow": {"completed"},
+        "write": {"completed"},
+        "check": {"completed"},
+        "mail": {"paused"},
+    }
+    assert tally.died_in_once == tally.unknown == 3
+    assert [scene.ledger.calls(kind) for kind in ("keyed", "checked")] == [6, 3]
+    assert len(scene.post.letters) == 3
+
+
+def test_a_third_death_in_a_mail_still_puts_it_before_a_person(stage: Callable[..., Scene]) -> None:
+    """Quarantine must not forget that the mail may have gone out, nor may a retry."""
+    scene = stage(PostOffice(pause=30), ENGINE_LEASE="4", ENGINE_DEADLINE="3", ENGINE_CALL_TIMEOUT="2.9")
+    run = scene.desk.start(scene.desk.publish(MAILS), people(1))
+    scene.desk.sql("UPDATE tasks_task SET crashes = 2")  # two have died before its start
+    worker = scene.worker(children=1)
+    eventually(lambda: scene.post.letters, RECOVERY, what=scene.said)
+    worker.kill()
+    scene.post.pause = 0
+    worker.restart()
+    eventually(scene.resting, RECOVERY, what=scene.said)
+    scene.desk.signal(run, "retry")
+    scene.rest()
+    assert len(scene.post.letters) == 1
+    assert scene.desk.facts()["tasks"][0]["reason"] == "outcome_unknown"
+
+
+def test_a_worker_that_sleeps_past_its_lease_writes_nothing_when_it_wakes(
+    stage: Callable[..., Scene], report: Callable[[str], None]
+) -> None:
+    scene = stage(ENGINE_BATCH="10", ENGINE_THREADS="4")
+    scene.ledger.delay = lambda: 0.2  # so that it falls asleep in the middle of something
+    sleeper, other = scene.worker("sleeper"), scene.worker("other")
+    scene.desk.start(scene.desk.publish(FIVE), people(300 if SOAK else 100))
+    for _ in range(8 if SOAK else 3):
+        eventually(lambda: running(scene) or scene.resting(), RECOVERY, what=scene.said)
+        sleeper.signal(signal.SIGSTOP, everyone=True)
+        time.sleep(1.6 * 1.5)
+        sleeper.signal(signal.SIGCONT, everyone=True)
+        time.sleep(0.5)
+    tally = scene.rest()
+    assert tally.completed + tally.unknown == tally.tasks
+    fenced = sleeper.output().count("fenced")
+    assert fenced > 0, "nobody was fenced: the test shows nothing"
+    assert other.alive
+    report(summary("asleep past the lease", tally, fenced=fenced))
+
+
+def running(scene: Scene) -> bool:
+    """Tell whether somebody has a lease now."""
+    return scene.desk.counts().get("running", 0) > 0
+
+
+def test_a_storm_of_sigterm_and_sigkill_over_all_workers_loses_nothing(
+    stage: Callable[..., Scene], report: Callable[[str], None]
+) -> None:
+    """As a platform deploys: SIGTERM for everybody, SIGKILL for who is still there, and a new start."""
+    scene = stage(WORKER_GRACE="2", ENGINE_BATCH="10", ENGINE_THREADS="4")
+    scene.ledger.delay = lambda: 0.2
+    workers = [scene.worker("first"), scene.worker("second")]
+    for worker in workers:
+        worker.ready()
+    scene.desk.start(scene.desk.publish(FIVE), people(600 if SOAK else 150))
+    for turn in range(20 if SOAK else 4):
+        worker = workers[turn % 2]
+        eventually(lambda: running(scene) or scene.resting(), RECOVERY, what=scene.said)
+        worker.terminate(random.choice([0.2, 6.0]), everyone=random.random() < 0.5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)
+        worker.restart()
+    tally, released = scene.release_all()
+    assert tally.completed + tally.unknown == tally.tasks
+    handed_back = sum(event["kind"] == "handed_back" for event in scene.desk.facts()["events"])
+    assert tally.deaths + handed_back > 0, "nobody was disturbed: the test shows nothing"
+    report(summary("SIGTERM storm", tally, handed_back=handed_back, quarantined_and_released=released))
