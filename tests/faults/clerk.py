@@ -38,7 +38,12 @@ def publish(sop: Mapping[str, Any]) -> int:
     number = row.versions.count() + 1
     now = timezone.now()
     version = SopVersion.objects.create(sop=row, number=number, definition=sop, published_at=now)
-    changes = {"published": version, "state": Sop.State.ACTIVE, "trigger": sop.get("trigger", {}), "cursor": now}
+    changes = {
+        "published": version,
+        "state": Sop.State.ACTIVE,
+        "trigger": sop.get("trigger", {}),
+        "cursor": now,
+    }
     Sop.objects.filter(pk=row.pk).update(**changes)
     return int(version.pk)
 

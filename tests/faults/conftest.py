@@ -15,9 +15,7 @@ LINES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture
-def stage(
-    tmp_path: Path, database_url: str, redis_server: Redis
-) -> Iterator[Callable[..., Scene]]:
+def stage(tmp_path: Path, database_url: str, redis_server: Redis) -> Iterator[Callable[..., Scene]]:
     """Return a function that opens a scene on PostgreSQL and Redis; its arguments are settings."""
     with ExitStack() as scenes:
 

@@ -26,7 +26,9 @@ class PostOffice:
         self.letters: list[Message] = []
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(
-            self._loop.create_server(lambda: SMTP(self, hostname="post.test", loop=self._loop), "127.0.0.1", 0)
+            self._loop.create_server(
+                lambda: SMTP(self, hostname="post.test", loop=self._loop), "127.0.0.1", 0
+            )
         )
         self._thread = threading.Thread(target=self._loop.run_forever, name="post-office", daemon=True)
         self._thread.start()

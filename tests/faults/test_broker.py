@@ -45,7 +45,9 @@ def test_three_beats_and_two_workers_fire_each_slot_once(stage: Callable[..., Sc
     eventually(lambda: scene.desk.sql("SELECT 1 FROM tasks_pulse WHERE name = 'sweep'"), RECOVERY)
     for minute in range(1, 16 if SOAK else 6):
         clock.write_text(str(60 * minute))
-        eventually(lambda at_least=minute: len(scene.desk.facts()["runs"]) >= at_least, RECOVERY, what=scene.said)
+        eventually(
+            lambda at_least=minute: len(scene.desk.facts()["runs"]) >= at_least, RECOVERY, what=scene.said
+        )
     scene.rest()
     facts = scene.desk.facts()
     slots = [run["slot"] for run in facts["runs"]]
@@ -107,7 +109,9 @@ def test_while_redis_is_down_the_web_answers_and_afterwards_the_workers_go_on(
     assert tally.unknown == 0
     assert slowest < ANSWERS
     assert worker.alive
-    report(summary("Redis down", tally, slowest_answer=f"{slowest:.2f} s", at_work_again_after=f"{took:.1f} s"))
+    report(
+        summary("Redis down", tally, slowest_answer=f"{slowest:.2f} s", at_work_again_after=f"{took:.1f} s")
+    )
 
 
 def asked(url: str) -> float:

@@ -48,15 +48,15 @@ def test_a_crash_of_postgres_in_the_middle_loses_nothing(
     crashes = 8 if SOAK else 3
     for number in range(1, crashes + 1):
         done = number * count // (crashes + 2)
-        eventually(lambda done=done: scene.desk.counts().get("completed", 0) >= done, RECOVERY, what=scene.said)
+        eventually(
+            lambda done=done: scene.desk.counts().get("completed", 0) >= done, RECOVERY, what=scene.said
+        )
         faithful.kill()
         faithful.start()
     tally, released = scene.release_all()
     assert tally.completed + tally.unknown == tally.tasks == count
     assert all(worker.alive for worker in workers)
-    report(
-        summary("PostgreSQL crashed", tally, crashes=crashes, in_doubt=tally.unknown, released=released)
-    )
+    report(summary("PostgreSQL crashed", tally, crashes=crashes, in_doubt=tally.unknown, released=released))
 
 
 def test_a_postgres_that_is_back_within_the_lease_costs_no_mail_its_receipt(

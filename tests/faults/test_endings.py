@@ -13,7 +13,7 @@ from tests.faults.procedures import FIVE, MAILS, people, sop, step
 from tests.faults.scene import RECOVERY, Scene
 from tests.processes import eventually
 
-SLOW_MAIL = {"ENGINE_LEASE": "12", "ENGINE_DEADLINE": "10", "ENGINE_CALL_TIMEOUT": "9", "WORKER_GRACE": "15"}
+SLOW_MAIL = {"ENGINE_LEASE": "12", "ENGINE_DEADLINE": "10", "ENGINE_CALL_TIMEOUT": "9"}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_a_sigterm_during_fifty_mails_parks_none_and_counts_no_crash(
     stage: Callable[..., Scene], report: Callable[[str], None], everyone: bool, remap: str
 ) -> None:
     scene = stage(PostOffice(pause=1.0), **SLOW_MAIL)
-    worker = scene.worker(REMAP_SIGTERM=remap)
+    worker = scene.worker(REMAP_SIGTERM=remap, WORKER_GRACE="6")
     scene.desk.start(scene.desk.publish(MAILS), people(50))
     eventually(lambda: scene.post.letters, RECOVERY, every=0.01, what=scene.said)
     began = time.monotonic()
@@ -48,7 +48,11 @@ def test_a_sigterm_during_fifty_mails_parks_none_and_counts_no_crash(
 def test_a_mail_server_that_takes_and_never_answers_gets_each_mail_once(
     stage: Callable[..., Scene], patient: bool
 ) -> None:
-    times = {"ENGINE_LEASE": "3", "ENGINE_DEADLINE": "1.5", "ENGINE_CALL_TIMEOUT": "1.4" if patient else "0.5"}
+    times = {
+        "ENGINE_LEASE": "3",
+        "ENGINE_DEADLINE": "1.5",
+        "ENGINE_CALL_TIMEOUT": "1.4" if patient else "0.5",
+    }
     scene = stage(PostOffice(deaf=True), **times)
     worker = scene.worker()
     scene.desk.start(scene.desk.publish(MAILS), people(40))
@@ -113,7 +117,9 @@ def test_a_run_that_kills_its_worker_each_time_is_set_aside_after_three(
     report(summary(f"poison ({handler})", tally, alerts=len(alerts)))
 
 
-def test_a_sigterm_to_a_pool_process_alone_hands_back_and_counts_no_crash(stage: Callable[..., Scene]) -> None:
+def test_a_sigterm_to_a_pool_process_alone_hands_back_and_counts_no_crash(
+    stage: Callable[..., Scene],
+) -> None:
     scene = stage(PostOffice(pause=0.5), **SLOW_MAIL)
     worker = scene.worker(children=1)
     scene.desk.start(scene.desk.publish(MAILS), people(30))

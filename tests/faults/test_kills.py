@@ -32,10 +32,14 @@ def test_a_worker_that_dies_at_any_point_loses_and_repeats_nothing(
     where, often = POINTS[point]
     scene = stage(SOP_CRASH=f"{point}:{often}", ENGINE_BATCH="5")
     scene.kept(scene.worker())
-    runs = scene.desk.start(scene.desk.publish(FIVE), people(500 if SOAK else 50))
+    runs = scene.desk.start(scene.desk.publish(FIVE), people(500 if SOAK else 40))
+    runs += scene.desk.start(scene.desk.publish(MAILS), people(200 if SOAK else 20))
     tally, released = scene.release_all(300 if SOAK else 60)
     assert tally.completed + tally.unknown == tally.tasks == len(runs)
+    assert tally.unknown == tally.died_in_once
     assert tally.deaths > 0, "nobody died: the test shows nothing"
+    if point == "m1":
+        assert tally.died_before_once > 0, "nobody died before a mail: the test shows nothing"
     report(summary(f"killed {where}", tally, quarantined_and_released=released))
 
 
@@ -46,11 +50,13 @@ def test_a_thousand_runs_under_random_kills_lose_nothing_and_mail_nobody_twice(
     scene = stage(SOP_CRASH="*:0.002", ENGINE_BATCH="20")
     workers = [scene.worker("first"), scene.worker("second")]
     scene.desk.start(scene.desk.publish(FIVE), people(count))
+    scene.desk.start(scene.desk.publish(MAILS), people(count // 10))
     keeper = scene.kept(*workers)
     with Monkey(lambda: kill_somebody(workers), (0.5, 1.5)) as monkey:
         tally, released = scene.release_all(900 if SOAK else 240)
-    assert tally.completed + tally.unknown == tally.tasks == count
+    assert tally.completed + tally.unknown == tally.tasks == count + count // 10
     assert tally.unknown == tally.died_in_once
+    assert tally.died_before_once > 0
     assert monkey.kills >= 3
     assert tally.deaths >= 50
     report(
@@ -107,7 +113,8 @@ def test_a_kill_with_the_request_in_flight_is_answered_by_the_effect_of_the_step
     scene = stage(PostOffice(pause=30), ENGINE_LEASE="4", ENGINE_DEADLINE="3", ENGINE_CALL_TIMEOUT="2.9")
     scene.ledger.delay = lambda: 30.0
     runs = {
-        key: scene.desk.start(scene.desk.publish(procedure), people(3)) for key, procedure in ONE_OF_EACH.items()
+        key: scene.desk.start(scene.desk.publish(procedure), people(3))
+        for key, procedure in ONE_OF_EACH.items()
     }
     worker = scene.worker()
     everybody_asked = lambda: len(scene.post.letters) == len(scene.ledger.raw) // 2 == 3  # noqa: E731
