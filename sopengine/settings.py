@@ -304,6 +304,14 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_WORKER_SEND_TASK_EVENTS = False
 # The schedule stands in the code and what is due in the database: beat has nothing to write to a disk.
+# Beat asks for a sweep, as each worker does by its own timer: whoever is first sweeps, one period is enough.
+CELERY_BEAT_SCHEDULE = {
+    "sweep": {
+        "task": "engine.sweep",
+        "schedule": ENGINE_SWEEP,
+        "options": {"expires": max(ENGINE_SWEEP, 1.0)},
+    }
+}
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
 

@@ -78,7 +78,8 @@ def _migrations() -> Finding:
 
 def _redis() -> Finding:
     if not settings.REDIS_URL:
-        return Finding("Redis", "ok", "Not used; the engine runs inside the web process, or by engine drain.")
+        said = "Not used: only serve, demo and engine drain run steps; a live site needs REDIS_URL."
+        return Finding("Redis", "ok", said)
     client = redis.Redis.from_url(
         settings.REDIS_URL, socket_timeout=SECONDS, socket_connect_timeout=SECONDS, retry=None
     )

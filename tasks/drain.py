@@ -158,6 +158,7 @@ class Drain:
         """Run the steps that need nobody, up to one that must be handed over, or to a rest."""
         while turn.running and not turn.children:  # children are written before anything goes on
             fresh = "since" not in turn.progress
+            plan.since(turn)
             try:
                 call = self._call(turn)
             except UnknownName as error:

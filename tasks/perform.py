@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from time import perf_counter
 
-from crm.service import CrmCall, open_service
+from crm.service import CrmCall, CrmService, open_service
 from sopengine.errors import DataError, StepError
 from tasks import plan
 from tasks.crew import StepDeadline
@@ -32,16 +32,21 @@ def run_handler(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
     """Run the handler of this call; every error becomes a StepError, a bug included."""
     handler = call.plan.handler
     began = perf_counter()
-    crm = open_service(deadline) if handler.crm else None
+    crm: CrmService | None = None
+    looking = call.looks
     outcome: Outcome | StepError
     try:
+        crm = open_service(deadline) if handler.crm else None
         deadline.check()
         run = plan.step_run(turn, crm or plan.NO_CRM, deadline)
         found = handler.look(run, **call.params) if call.looks and handler.look else None
+        looking = False
         outcome = handler.run(run, **call.params) if found is None else found
     except StepError as error:
         outcome = error
-    except Exception as error:  # a bug in a handler: its name and place, never its values
+        if looking:
+            error.sent = "maybe"  # what an earlier try may have sent is still not known
+    except (Exception, SystemExit) as error:  # a bug in a handler: its name and place, never its values
         place = error.__traceback__
         while place is not None and place.tb_next is not None:
             place = place.tb_next

@@ -618,13 +618,13 @@ def _branch(turn: Turn, handler: Handler, outcome: Branch, timing: dict[str, int
 def _start(turn: Turn, handler: Handler, outcome: Start, timing: dict[str, int]) -> None:
     turn.children.extend(outcome.children)
     turn.clear_attempt()
-    turn.note("children_started", count=len(outcome.children))
     turn.progress["listed"] = True
     if outcome.wait:
         turn.progress["wait"] = {}
         turn.waiting_for = "children"
         turn.rest("waiting")
-    else:
+    turn.note("children_started", count=len(outcome.children))
+    if not outcome.wait:
         turn.put(turn.step, {"total": len(outcome.children)}, frozenset({"total"}))
         go_on(turn, turn.definition.on_success)
 
@@ -670,7 +670,8 @@ def take_error(turn: Turn, handler: Handler, effect: Effect, error: StepError, r
     elif isinstance(error, Transient):
         _transient(turn, handler, error, rules)
     else:
-        turn.clear_attempt()
+        if error.sent == "no":
+            turn.clear_attempt()
         turn.note("step_failed", code=error.reason)
         follow(turn, handler, error)
 

@@ -28,11 +28,6 @@ def wake(count: int = 1) -> None:
     transaction.on_commit(send, robust=True)
 
 
-def ask_for_sweep(expires: float) -> None:
-    """Ask some worker to sweep; never raises."""
-    _send(SWEEP, 1, expires)
-
-
 def wait(timeout: float) -> bool:
     """Wait in this process for a wake-up, at most `timeout` seconds; return whether one came."""
     came = _flag.wait(timeout)

@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from sopengine.crashpoint import crashpoint
 from tasks.journal.sql import (
     Row,
     as_uuid,
+    execute_many,
     fetch,
     id_document,
     ids_in,
@@ -86,23 +87,17 @@ def _claim(owner: UUID, due: str, order: str, limit: int, lease: float) -> list[
             )
         else:
             rows = fetch(update, key(owner))
-            with connection.cursor() as cursor:
-                cursor.executemany(
-                    "INSERT INTO tasks_taskevent (task_id, seq, kind, step, status, at, data) "
-                    "VALUES (%s, %s, 'claimed', %s, 'running', %s, %s)",
-                    [
-                        (
-                            row["id"],
-                            row["seq"],
-                            row["step"],
-                            row["now"],
-                            json.dumps({"crashes": row["crashes"] - 1} if row["crashes"] > 1 else {}),
-                        )
-                        for row in rows
-                    ],
-                )
+            execute_many(
+                "INSERT INTO tasks_taskevent (task_id, seq, kind, step, status, at, data) "
+                "VALUES (%s, %s, 'claimed', %s, 'running', %s, %s)",
+                [(row["id"], row["seq"], row["step"], row["now"], _deaths(row["crashes"])) for row in rows],
+            )
         crashpoint("m4")
     return [opened(row) for row in rows]
+
+
+def _deaths(crashes: int) -> str:
+    return json.dumps({"crashes": crashes - 1} if crashes > 1 else {})
 
 
 def opened(row: Row) -> Row:

@@ -7,7 +7,7 @@ with json_each. What decides who may act is the database's clock, moved by `cloc
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ Refused = (IntegrityError, DatabaseDataError)
 
 
 def postgres() -> bool:
+    """Return whether the database is PostgreSQL; else it is SQLite."""
     return connection.vendor == "postgresql"
 
 
@@ -46,33 +47,40 @@ def source(columns: Mapping[str, str]) -> str:
 
 
 def as_json(column: str) -> str:
+    """Return the SQL that reads this text column of the document as JSON."""
     return f"{column}::jsonb" if postgres() else column
 
 
 def key(value: UUID) -> str:
+    """Return an id as the database keeps it."""
     return str(value) if postgres() else value.hex
 
 
 def as_uuid(value: UUID | str) -> UUID:
+    """Return an id that the database gave."""
     return value if isinstance(value, UUID) else UUID(value)
 
 
 def as_time(value: datetime | None) -> str | None:
+    """Return a moment as the database reads it."""
     if value is None:
         return None
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f") + ("+00" if postgres() else "")
 
 
 def moment(value: Any) -> datetime:
+    """Return a moment that the database gave, with its zone."""
     moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def document(rows: Iterable[Row]) -> str:
+    """Return a batch as the one parameter it travels in."""
     return json.dumps(list(rows), separators=(",", ":"))
 
 
 def fetch(sql: str, *params: Any) -> list[Row]:
+    """Return the rows of a statement, as dicts."""
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
         if cursor.description is None:
@@ -82,9 +90,16 @@ def fetch(sql: str, *params: Any) -> list[Row]:
 
 
 def execute(sql: str, *params: Any) -> int:
+    """Run a statement; return how many rows it touched."""
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
         return int(cursor.rowcount)
+
+
+def execute_many(sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Run a statement once for each row of parameters."""
+    with connection.cursor() as cursor:
+        cursor.executemany(sql, rows)
 
 
 def ids_in(column: str) -> str:
@@ -95,6 +110,7 @@ def ids_in(column: str) -> str:
 
 
 def id_document(ids: Iterable[UUID]) -> str:
+    """Return ids as the one parameter they travel in."""
     return json.dumps([key(i) for i in ids])
 
 
@@ -119,6 +135,7 @@ def patiently(work: Callable[[], T], patience: float = 3.0) -> T:
 
 
 def quoted(text: str) -> str:
+    """Return a literal of our own making."""
     return f"'{text}'"
 
 

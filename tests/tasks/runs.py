@@ -21,7 +21,7 @@ class Probe:
         self.told: dict[str, Told] = {}
         self.calls: list[tuple[UUID, str, str]] = []
         self.looks: list[str] = []
-        self.found: Outcome | None = None
+        self.found_by: Callable[[], Outcome | None] = lambda: None
 
     def run(self, step: StepRun) -> Outcome:
         self.calls.append((step.task_id, step.step, step.key()))
@@ -29,7 +29,7 @@ class Probe:
 
     def look(self, step: StepRun) -> Outcome | None:
         self.looks.append(step.key())
-        return self.found
+        return self.found_by()
 
     def keys(self) -> list[str]:
         return [key for _, _, key in self.calls]

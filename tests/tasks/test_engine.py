@@ -282,10 +282,41 @@ def test_a_verify_first_step_looks_before_every_repeat(probe: Probe) -> None:
     engine.drain()
     assert probe.looks == []
     probe.told.clear()
-    probe.found = Done(result="found")
+    probe.found_by = lambda: Done(result="found")
     make_due(task)
     engine.drain()
     assert (len(probe.looks), len(probe.calls), fresh(task).result) == (1, 1, "found")
+
+
+@pytest.mark.parametrize("error", [Transient("away", sent="no"), AuthError("401")])
+def test_a_look_that_fails_does_not_forget_the_write_before_it(probe: Probe, error: Exception) -> None:
+    probe.told["s1"] = lambda _: raising(Transient("lost", sent="maybe"))
+    task = begun(published("probe.checked"))
+    engine.drain()
+    probe.told.clear()
+    probe.found_by = lambda: raising(error)
+    make_due(task)
+    engine.drain()
+    probe.found_by = lambda: Done(result="found")
+    if fresh(task).status == "paused":
+        engine.signal([task.id], "retry")
+    make_due(task)
+    engine.drain()
+    assert (fresh(task).result, len(probe.calls), len(probe.looks)) == ("found", 1, 2)
+
+
+def test_a_step_sees_the_same_now_at_every_repeat(probe: Probe) -> None:
+    seen: list[object] = []
+    probe.told["s1"] = lambda run: (seen.append(run.now), Done())[1]
+    task = begun(published("probe.keyed"))
+    drain = HandDrain()
+    drain.claimed()
+    drain.settle()
+    drain.work()
+    make_due(task)
+    engine.drain()
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
 
 
 def die_after(task: Task, *, marked: bool) -> None:

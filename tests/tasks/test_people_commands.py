@@ -66,8 +66,8 @@ def test_a_run_is_found_by_the_first_characters_of_its_id(typed: str) -> None:
     ("typed", "wrong"),
     [
         ("aaaaa", "at least|first 6 characters"),
-        ("aaaaaaaa", "More than one task"),
-        ("cccccc", "no task 'cccccc'"),
+        ("aaaaaaaa", "More than one run"),
+        ("cccccc", "no run 'cccccc'"),
         ("not-an-id", "is no id"),
         ("' OR 1=1", "is no id"),
     ],
