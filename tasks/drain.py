@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -28,6 +29,7 @@ from tasks.crew import Crew, Job, StepDeadline
 from tasks.outcome import Done, Effect, handlers
 from tasks.transition import Rules, Turn
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 MARKED = frozenset({Effect.VERIFY_FIRST, Effect.AT_MOST_ONCE})
 MOST_DEATHS = 20  # of workers, without one step done in between
@@ -126,15 +128,24 @@ class Drain:
         if not rows:
             self.claims += 1
             fair = self.claims % FAIR_EVERY == 0
-            rows = journal.claim(self.owner, settings.ENGINE_BATCH, self.lease, fair=fair)
+            try:
+                rows = journal.claim(self.owner, settings.ENGINE_BATCH, self.lease, fair=fair)
+            except journal.Away as error:
+                if not self.held:
+                    raise
+                log.warning("nothing more was taken: the database is away (%s)", type(error).__name__)
         self.dry_until = 0.0 if rows else clock.monotonic() + DRY_SECONDS
         crashpoint("m1")
-        claimed = [turns.turn_of(row) for row in rows]
+        claimed = self._insist(lambda: [turns.turn_of(row) for row in rows])
+        facts = self._insist(lambda: turns.facts_for(claimed))
         self.held.update((turn.id, turn) for turn in claimed)
-        facts = turns.facts_for(claimed)
         for turn in claimed:
             self._wake(turn, facts)
         return bool(rows)
+
+    def _insist(self, read: Callable[[], T]) -> T:
+        """Read, however long the database is away, as long as what is held is ours."""
+        return journal.patiently(read, patience=self.lease)
 
     def _mind_deaths(self, rows: list[journal.Row]) -> None:
         """When workers die again and again and no step is done, it is the host, not the task."""
@@ -204,7 +215,8 @@ class Drain:
         """Give a step with a rate limit its slot; a run whose slot is not now waits for it."""
         if not made.step.rate or turn.progress.pop("paced", False):
             return False
-        delay = journal.reserve(f"{turn.sop.slug}:{turn.step}", calendars.parse_rate(made.step.rate))
+        name, spacing = f"{turn.sop.slug}:{turn.step}", calendars.parse_rate(made.step.rate)
+        delay = self._insist(lambda: journal.reserve(name, spacing))
         if delay <= 0:
             return False
         turn.progress["paced"] = True
@@ -264,7 +276,7 @@ class Drain:
             if handler is plan.REREAD and isinstance(reply.outcome, Done):
                 transition.take_customer(turn, reply.outcome)
                 return
-            rows = children.asked_for(turn, reply.outcome)
+            rows = self._insist(lambda: children.asked_for(turn, reply.outcome))
             transition.take_outcome(turn, handler, reply.outcome, reply.ms if handler.calls else None)
             turn.child_rows.extend(rows)
         except vault.VaultError as error:
@@ -388,7 +400,11 @@ class Drain:
         if clock.monotonic() - self.renewed < self.lease / 4 or not self.held:
             return
         self.renewed = clock.monotonic()
-        ours = journal.renew(self.owner, list(self.held), self.lease)
+        try:
+            ours = journal.renew(self.owner, list(self.held), self.lease)
+        except journal.Away as error:
+            log.warning("leases not renewed: the database is away (%s)", type(error).__name__)
+            return
         for job in self.crew.working:
             job.deadline.lost = job.subject.turn.id not in ours
 

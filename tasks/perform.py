@@ -4,8 +4,10 @@ import logging
 from dataclasses import dataclass
 from time import perf_counter
 
+from django.db import InterfaceError, OperationalError
+
 from crm.service import CrmCall, CrmService, open_service
-from sopengine.errors import DataError, StepError
+from sopengine.errors import DataError, StepError, Transient
 from tasks import plan
 from tasks.crew import StepDeadline
 from tasks.outcome import Outcome
@@ -46,6 +48,8 @@ def run_handler(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
         outcome = error
         if looking:
             error.sent = "maybe"  # what an earlier try may have sent is still not known
+    except (OperationalError, InterfaceError):  # it reads a credential there
+        outcome = Transient("the database did not answer", code="database")
     except (Exception, SystemExit) as error:  # a bug in a handler: its name and place, never its values
         place = error.__traceback__
         while place is not None and place.tb_next is not None:

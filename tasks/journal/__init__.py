@@ -13,7 +13,7 @@ from tasks.journal.signals import (
     signal,
     wake_parents,
 )
-from tasks.journal.sql import Refused, Row, database_now, patiently, sqlstate
+from tasks.journal.sql import Away, Refused, Row, database_now, patiently, sqlstate
 from tasks.journal.upkeep import (
     beat_once,
     braked,
@@ -27,6 +27,7 @@ from tasks.journal.upkeep import (
 
 __all__ = [
     "RESULTS",
+    "Away",
     "Refused",
     "Row",
     "answers",

@@ -21,6 +21,7 @@ from sopengine import clock
 T = TypeVar("T")
 Row = dict[str, Any]
 Refused = (IntegrityError, DatabaseDataError)
+Away = (OperationalError, InterfaceError)
 
 
 def postgres() -> bool:
@@ -126,7 +127,7 @@ def patiently(work: Callable[[], T], patience: float = 3.0) -> T:
     while True:
         try:
             return work()
-        except (OperationalError, InterfaceError):
+        except Away:
             if connection.in_atomic_block or clock.monotonic() + pause > ends:
                 raise
             connection.close_if_unusable_or_obsolete()
