@@ -165,8 +165,6 @@ class Bench:
             for worker in team:
                 stack.enter_context(worker)
             for worker in team:
-                worker.start()
-            for worker in team:
                 worker.ready()
             yield
 
@@ -195,7 +193,6 @@ class Bench:
         )  # fmt: skip
         url = f"http://127.0.0.1:{port}"
         with crm:
-            crm.start()
             eventually(lambda: "127.0.0.1" in crm.output(), 20)
             environment = self.environment(
                 self.empty, CRM_PROVIDER="rest", CRM_BASE_URL=url, CRM_API_KEY="bench", ENGINE_THREADS="16"

@@ -49,6 +49,7 @@ def main(shape: str, due: int, finished: int = 0) -> None:
             cursor.execute(ROWS, {"version": version.pk, "status": "ready", "count": due})
             cursor.execute(BORN, {"version": version.pk})
         cursor.execute("VACUUM (ANALYZE) tasks_task")
+        cursor.execute("CHECKPOINT")
     print(version.pk)
 
 
