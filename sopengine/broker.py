@@ -22,7 +22,7 @@ class Channel(redis.Channel):
 
     def _brpop_read(self, **options: Any) -> bool:
         try:
-            taken: bool = super()._brpop_read(**options)
+            taken: bool = super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             log.error("dropped from the queue, as it is no message: %s", type(error).__name__)
             raise Empty from None

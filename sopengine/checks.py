@@ -9,7 +9,7 @@ W002  Redis may throw wake-ups away                                        (chec
 W003  more database connections than the server gives                      (check --deploy)
 W004  PUBLIC_URL or DEFAULT_FROM_EMAIL is that of the development          (check --deploy)
 W005  SQLite with DEBUG off                                                (check --deploy)
-W006  what CHAT names cannot post yet: not shipped, or not all that it needs is set (that: check --deploy)
+W006  what CHAT names lacks something that it needs                         (check --deploy)
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,6 @@ Apps = Sequence[AppConfig] | None
 SHARE = 0.8  # of the server's connections that the processes of the Procfile may take
 # Connections beside web and worker children: the worker's parent, beat, a release, a one-off command.
 OTHER_CONNECTIONS = 4
-# Named by the interface, not shipped yet: nobody is kept from running without chat.
-COMING_TRANSPORTS = frozenset({"slack"})
 RESERVED = "superuser_reserved_connections"
 
 
@@ -73,11 +71,7 @@ def names_are_known(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
     if refused := _refusal(providers, settings.CRM_PROVIDER):
         found.append(Error(f"CRM_PROVIDER: {refused}", id="sopengine.E003"))
     if refused := _refusal(transports, settings.CHAT):
-        found.append(
-            Warned(f"CHAT: {refused}; messages to staff wait in the outbox", id="sopengine.W006")
-            if settings.CHAT in COMING_TRANSPORTS
-            else Error(f"CHAT: {refused}", id="sopengine.E004")
-        )
+        found.append(Error(f"CHAT: {refused}", id="sopengine.E004"))
     return found
 
 

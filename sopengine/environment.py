@@ -5,16 +5,20 @@ A value may also stand in a file that `NAME_FILE` points to. An empty value coun
 
 import base64
 import binascii
+import importlib.util
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from email.utils import parseaddr
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from zoneinfo import ZoneInfo
 
 import environ
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.validators import validate_email
 
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
 FALSE_WORDS = frozenset({"0", "false", "no", "off"})
@@ -72,8 +76,10 @@ class Environment:
             )
         return word in TRUE_WORDS if word in TRUE_WORDS | FALSE_WORDS else default
 
-    def number(self, name: str, default: float, *, least: float = 0.0, by_file: bool = True) -> float:
-        """Return a number of at least `least`."""
+    def number(
+        self, name: str, default: float, *, least: float = 0.0, most: float = 0.0, by_file: bool = True
+    ) -> float:
+        """Return a number of at least `least`, and of at most `most` where that is given."""
         text = self.text(name, by_file=by_file)
         if not text:
             return default
@@ -81,8 +87,9 @@ class Environment:
             value = float(text)
         except ValueError:
             value = float("nan")
-        if not least <= value < float("inf"):
-            self.refuse(name, f"{text!r} is not usable; expected a number of at least {least:g}")
+        if not (least <= value < float("inf") and (not most or value <= most)):
+            expected = f"from {least:.0f} to {most:.0f}" if most else f"of at least {least:g}"
+            self.refuse(name, f"{text!r} is not usable; expected a number {expected}")
             return default
         return value
 
@@ -100,12 +107,14 @@ class Environment:
         """Return the comma-separated words of `name`."""
         return [word.strip() for word in self.text(name).split(",") if word.strip()] or list(default)
 
-    def numbers(self, name: str, default: Iterable[float]) -> list[float]:
-        """Return comma-separated numbers, none of them negative."""
+    def numbers(self, name: str, default: Iterable[float], *, most: float) -> list[float]:
+        """Return comma-separated numbers, none of them negative or above `most`."""
         words = self.words(name)
-        if not all(re.fullmatch(r"\d+(\.\d+)?", word) for word in words):
+        if not all(re.fullmatch(r"[0-9]+(\.[0-9]+)?", word) and float(word) <= most for word in words):
             self.refuse(
-                name, f"{','.join(words)!r} is not usable; expected numbers with commas, such as 2,4,8"
+                name,
+                f"{','.join(words)!r} is not usable; expected numbers with commas, such as 2,4,8, "
+                f"each at most {most:.0f}",
             )
             return list(default)
         return [float(word) for word in words] or list(default)
@@ -123,6 +132,29 @@ class Environment:
         value = self.text(name, default)
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", value):
             self.refuse(name, f"{value!r} is not a name; expected lower-case letters, digits and _")
+            return default
+        return value
+
+    def packages(self, name: str) -> list[str]:
+        """Return the names of Python packages that can be found; none of them is imported here."""
+        words = self.words(name)
+        for word in words:
+            if not _is_package(word):
+                self.refuse(name, f"{word!r} is no Python package that can be found; expected its name")
+        return words
+
+    def mailbox(self, name: str, default: str) -> str:
+        """Return who mail comes from: an address, or a name with the address in angle brackets."""
+        value = self.text(name, default)
+        address = parseaddr(value)[1]
+        try:
+            validate_email(address)
+        except ValidationError:
+            address = ""
+        if not address or not value.isprintable() or not (value == address or value.endswith(f"<{address}>")):
+            self.refuse(
+                name, "is no address; expected such as office@example.com or Office <office@example.com>"
+            )
             return default
         return value
 
@@ -282,6 +314,20 @@ class Environment:
                 f"{name}_FILE", f"{path!r} cannot be read; expected a text file with the value of {name}"
             )
             return ""
+
+
+def _is_package(name: str) -> bool:
+    """Return whether a package is there, without running anything of it."""
+    first, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(first) if first else None
+        for part in rest:
+            folders = spec.submodule_search_locations if spec else None
+            first = f"{first}.{part}"
+            spec = PathFinder.find_spec(first, folders) if folders is not None else None
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.submodule_search_locations is not None
 
 
 def _mail_to_folder(folder: str) -> dict[str, Any]:

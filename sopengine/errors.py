@@ -14,6 +14,16 @@ from typing import ClassVar, Literal
 Sent = Literal["no", "maybe"]
 
 
+LONGEST_PAUSE = 86_400.0  # seconds that anybody may ask us to wait
+
+
+def _seconds(value: object) -> float | None:
+    """Return a time that can be waited, or None: what the other side names may be anything."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        return None
+    return float(min(value, LONGEST_PAUSE))
+
+
 class StepError(Exception):
     """The step could not do its work.
 
@@ -35,7 +45,7 @@ class StepError(Exception):
     ) -> None:
         self.message = message or (type(self).__doc__ or "").splitlines()[0]
         self.reason = code or self.code
-        self.retry_after = retry_after
+        self.retry_after = _seconds(retry_after)
         self.sent: Sent = sent or self.default_sent
         super().__init__(self.message)
 

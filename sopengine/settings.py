@@ -201,8 +201,13 @@ USE_TZ = True
 TIME_ZONE = env.zone("TIME_ZONE", "America/Chicago")
 LANGUAGE_CODE = "en-us"
 LOCALE_PATHS = [BASE_DIR / "locale"]
-CLOCK_OFFSET = env.number("CLOCK_OFFSET", 0.0, least=-1e10, by_file=False)
+FIFTY_YEARS = 50 * 365.25 * 24 * 3600
+CLOCK_OFFSET = env.number("CLOCK_OFFSET", 0.0, least=-FIFTY_YEARS, most=FIFTY_YEARS, by_file=False)
 CLOCK_OFFSET_FILE = env.text("CLOCK_OFFSET_FILE")
+if CLOCK_OFFSET_FILE and not DEMO and not Path(CLOCK_OFFSET_FILE).is_file():  # the demo writes its own
+    env.refuse(
+        "CLOCK_OFFSET_FILE", f"{CLOCK_OFFSET_FILE!r} is no file; expected one with a number of seconds"
+    )
 
 # -- the firm, its CRM, its chat, its mail ---------------------------------------------------
 
@@ -217,6 +222,7 @@ CRM_API_KEY = env.text("CRM_API_KEY")
 CRM_MOCK_FILE = env.text("CRM_MOCK_FILE", str(VAR_DIR / "crm-mock.sqlite3"), keep_empty=True)
 CRM_SYNC = env.flag("CRM_SYNC", default=False)
 MIRROR_DATABASE_URL = env.text("MIRROR_DATABASE_URL")
+TRANSPORTS = "webhook"  # those shipped that fit for production
 CHAT = env.name("CHAT", "console")
 CHAT_WEBHOOK_URL = env.hook("CHAT_WEBHOOK_URL")
 CHAT_WEBHOOK_SECRET = env.signing_secret("CHAT_WEBHOOK_SECRET")
@@ -224,9 +230,9 @@ SLACK_BOT_TOKEN = env.text("SLACK_BOT_TOKEN")
 SLACK_SIGNING_SECRET = env.text("SLACK_SIGNING_SECRET")
 SLACK_API_URL = env.address("SLACK_API_URL", "https://slack.com/api")
 ESCALATIONS_CHANNEL = env.text("ESCALATIONS_CHANNEL", "#escalations")
-PLUGINS = env.words("PLUGINS")
+PLUGINS = env.packages("PLUGINS")
 
-DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", "office@example.test")
+DEFAULT_FROM_EMAIL = env.mailbox("DEFAULT_FROM_EMAIL", "office@example.test")
 SERVER_EMAIL = DEFAULT_FROM_EMAIL
 _MAIL_FOLDER = env.text("EMAIL_FOLDER", str(VAR_DIR / "mail"))
 _mail = env.mail("EMAIL_URL", _MAIL_FOLDER)
@@ -254,7 +260,7 @@ ENGINE_SLICE = env.number("ENGINE_SLICE", 60.0, least=0.01)
 ENGINE_SLICE_STEPS = env.whole("ENGINE_SLICE_STEPS", 20_000, least=1)
 ENGINE_THREADS = env.whole("ENGINE_THREADS", 16, least=1)
 ENGINE_BATCH = env.whole("ENGINE_BATCH", 100, least=1)
-ENGINE_RETRY_WAITS = env.numbers("ENGINE_RETRY_WAITS", [2.0, 4.0, 8.0])
+ENGINE_RETRY_WAITS = env.numbers("ENGINE_RETRY_WAITS", [2.0, 4.0, 8.0], most=86_400.0)
 ENGINE_CRASH = env.text("SOP_CRASH")
 EMAIL_TIMEOUT = ENGINE_CALL_TIMEOUT
 # /readyz answers 503 when the last sweep, or the oldest task that is due, is older than this.
@@ -362,6 +368,7 @@ LOGGING = {
         "django.server": {"level": "INFO", "handlers": [], "propagate": True},
         # One line for each wake-up would drown the rest.
         "celery.worker.strategy": {"level": "WARNING"},
+        "celery.worker.request": {"level": "WARNING"},
         "celery.app.trace": {"level": "WARNING"},
         "celery.beat": {"level": "WARNING"},
         "kombu": {"level": "WARNING"},
@@ -384,7 +391,7 @@ if LIVE:
         "ALLOWED_HOSTS": "the host names that reach this site, with commas",
         "VAULT_KEYS": "name:base64 of 32 random bytes",
         "CRM_PROVIDER": "the name of the CRM, such as rest (or mock, to try things out)",
-        "CHAT": "slack or webhook",
+        "CHAT": f"the name of a transport: {TRANSPORTS}",
     }.items():
         if not env.given(_name):
             env.refuse(_name, f"is not set; with DEBUG off expected {_expected}")
@@ -395,7 +402,9 @@ if LIVE:
     if any(set(key.partition(":")[2].rstrip("=")) == {"A"} for key in VAULT_KEYS):
         env.refuse("VAULT_KEYS", "has the key of the development; with DEBUG off expected 32 random bytes")
     if CHAT == "console":
-        env.refuse("CHAT", "'console' is for development; with DEBUG off expected slack or webhook")
+        env.refuse("CHAT", f"'console' is for development; with DEBUG off expected a transport: {TRANSPORTS}")
+    if CHAT == "slack":
+        env.refuse("CHAT", f"'slack' is no transport yet; expected a transport that exists: {TRANSPORTS}")
     if CHAT == "webhook" and not env.given("CHAT_WEBHOOK_URL"):
         env.refuse("CHAT_WEBHOOK_URL", "is not set; CHAT=webhook expected the address to post to")
     if CRM_PROVIDER != "mock" and (EMAIL_FOLDER or EMAIL_BACKEND.endswith("console.EmailBackend")):

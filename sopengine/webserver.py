@@ -8,6 +8,8 @@ from wsgiref.simple_server import WSGIServer
 from django.core.servers.basehttp import WSGIRequestHandler
 from django.core.wsgi import get_wsgi_application
 
+from sopengine.arguments import HIGHEST_PORT
+
 HOST = "127.0.0.1"
 FIRST_PORT = 8000
 PORTS_TO_TRY = 100
@@ -61,9 +63,10 @@ class DevelopmentServer:
 
 
 def _first_free(port: int) -> _Threads:
-    for candidate in range(port, port + PORTS_TO_TRY):
+    last = min(port + PORTS_TO_TRY - 1, HIGHEST_PORT)
+    for candidate in range(port, last + 1):
         try:
             return _Threads((HOST, candidate), _Handler)
         except OSError:
             continue
-    raise NoPort(f"ports {port} to {port + PORTS_TO_TRY - 1} of {HOST} are all taken; expected a free one")
+    raise NoPort(f"ports {port} to {last} of {HOST} are all taken; expected a free one")

@@ -31,6 +31,11 @@ _UNITS = {
 _LONGEST = timedelta(days=3660)
 _CHANGE = timedelta(hours=3)  # more than any zone moves its clock at once
 _EXAMPLE = 'expected five fields, such as "0 9 * * MON" for Mondays at 9:00'
+# Durations are also read while runs go on, from what may be a customer's value: it is not repeated.
+_NO_DURATION = (
+    'this is not a duration; expected such as "5 days", "2h", "1h 30m" or a number of seconds,'
+    " at most ten years"
+)
 
 MonthDay = tuple[int, int]
 
@@ -190,26 +195,19 @@ def _instants(local: datetime, here: ZoneInfo, cron: str) -> list[datetime]:
 def parse_duration(value: str | int | float) -> timedelta:
     """Return the time that "5 days", "2h", "1h 30m" or a number of seconds means, or raise ValueError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _no_duration(value)
+        raise ValueError(_NO_DURATION)
     text = str(value).strip()
     seconds, place = 0.0, 0
     while place < len(text):
         found = _PART.match(text, place)
         unit = (found[2] or "").lower() if found else ""
         if not found or (unit and unit not in _UNITS) or (not unit and found.group().strip() != text):
-            raise _no_duration(value)
+            raise ValueError(_NO_DURATION)
         seconds += float(found[1]) * _UNITS.get(unit, 1)
         place = found.end()
     if not text or seconds > _LONGEST.total_seconds():
-        raise _no_duration(value)
+        raise ValueError(_NO_DURATION)
     return timedelta(seconds=seconds)
-
-
-def _no_duration(value: object) -> ValueError:
-    return ValueError(
-        f'{value!r} is not a duration; expected such as "5 days", "2h", "1h 30m" or a number of seconds,'
-        " at most ten years"
-    )
 
 
 def parse_rate(text: str) -> float:

@@ -91,8 +91,8 @@ def published(slug: str) -> int:
     found = Sop.objects.filter(slug=slug).values_list("published_id", "state").first()
     if found is None:
         known: Sequence[str] = list(Sop.objects.order_by("slug").values_list("slug", flat=True)[:20])
-        raise DataError(f"there is no SOP {slug!r}; known: {', '.join(known) or 'none'}", code="no_sop")
+        raise DataError(f"there is no SOP of that name; known: {', '.join(known) or 'none'}", code="no_sop")
     version, state = found
     if version is None or state != Sop.State.ACTIVE:
-        raise DataError(f"SOP {slug!r} is not published and active", code="sop_not_active")
+        raise DataError("the SOP to start is not published and active", code="sop_not_active")
     return int(version)

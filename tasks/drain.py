@@ -163,9 +163,44 @@ class Drain:
                 transition.take_mail(turn, facts.of(turn))
         except vault.VaultError as error:
             transition.park(turn, "vault", str(error))
+        except Exception as error:
+            self._contain(turn, error)
+            return
         self._advance(turn)
 
-    def _advance(self, turn: Turn) -> None:
+    def _advance(self, turn: Turn, ready: Ready | None = None, reply: perform.Reply | None = None) -> None:
+        """Take a reply and go on with its turn; what nobody foresaw stops this run and no other."""
+        try:
+            if ready and reply:
+                self._apply(ready, reply)
+            self._go_on(turn)
+        except journal.Away:
+            raise
+        except Exception as error:
+            self._contain(turn, error)
+
+    def _contain(self, turn: Turn, error: Exception) -> None:
+        """A bug in what was made of this turn: it begins anew from its row, and the others go on."""
+        log.error("task %s: %s in %s", turn.id, type(error).__name__, perform.place_of(error))
+        bug = DataError("the engine could not go on with this run", code="bug", sent="maybe")
+        if self._begin_anew(turn, bug):
+            self.to_settle.append(turn)
+        else:
+            self._let_go(turn)
+
+    def _begin_anew(self, turn: Turn, error: DataError) -> bool:
+        """Take the row as it stands, drop what was made of it in memory, and record the error instead."""
+        rows = self._insist(lambda: journal.reread([turn.id], self.owner))
+        if not rows:
+            return False
+        fresh = turns.turn_of(rows[0])
+        fresh.taken = len(fresh.mailbox) if turn.taken else 0
+        handler = handlers.get(fresh.definition.handler)
+        transition.take_error(fresh, handler, plan.weaker(fresh, handler, self._key_window), error, Rules())
+        turn.become(fresh)
+        return True
+
+    def _go_on(self, turn: Turn) -> None:
         """Run the steps that need nobody, up to one that must be handed over, or to a rest."""
         while turn.running and not turn.children:  # children are written before anything goes on
             fresh = "since" not in turn.progress
@@ -256,12 +291,10 @@ class Drain:
                 self._late(ready, reply)
                 continue
             crashpoint("m2")
-            self._apply(ready, reply)
-            self._advance(ready.turn)
+            self._advance(ready.turn, ready, reply)
         for job in self.crew.overdue():
             late = Transient("the step took longer than it may", code="deadline", sent="maybe")
-            self._apply(job.subject, perform.Reply(late, (), 0))
-            self._advance(job.subject.turn)
+            self._advance(job.subject.turn, job.subject, perform.Reply(late, (), 0))
 
     def _apply(self, ready: Ready, reply: perform.Reply) -> None:
         """Make what the handler answered part of its turn."""
@@ -299,7 +332,11 @@ class Drain:
         if undecided and not isinstance(reply.outcome, StepError):
             transition.answer_came_late(turn)
             self.held[turn.id] = turn
-            self._apply(ready, reply)
+            try:
+                self._apply(ready, reply)
+            except Exception as error:
+                self._contain(turn, error)
+                return
             if turn.running:
                 turn.rest("ready", delay=0.0)
             self.to_settle.append(turn)
@@ -361,20 +398,9 @@ class Drain:
         """The database does not take this result: it becomes a data error of its task."""
         state = journal.sqlstate(error)
         log.warning("task %s: the database refused its result (%s)", turn.id, state)
-        rows = journal.reread([turn.id], self.owner)
-        if not rows:
+        refusal = DataError(f"the database refused the result ({state})", code="refused", sent="maybe")
+        if not self._begin_anew(turn, refusal):
             return set()
-        fresh = turns.turn_of(rows[0])
-        fresh.taken = len(fresh.mailbox) if turn.taken else 0
-        handler = plan.plan_of(fresh).handler
-        transition.take_error(
-            fresh,
-            handler,
-            plan.weaker(fresh, handler, self._key_window),
-            DataError(f"the database refused the result ({state})", code="refused", sent="maybe"),
-            Rules(),
-        )
-        turn.become(fresh)
         turns.prepare_posts(turn)
         return journal.settle([turn], self.owner, self.lease)
 

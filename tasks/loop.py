@@ -51,6 +51,9 @@ class DrainLoop(threading.Thread):
             log.warning("the database did not answer: %s", type(error).__name__)
             connection.close()
             return False
+        except Exception as error:  # a bug must not end the engine of a site that stays up
+            log.exception("the round was given up: %s", type(error).__name__)
+            return False
         return report.more
 
     def __enter__(self) -> Self:

@@ -1,14 +1,16 @@
 """Mail to customers: one letter at a time, and an honest answer to "did it go out?".
 
 `send` returns when the other side took the letter. Otherwise it raises: nothing left this machine
-(`sent: no`), or the connection broke after the text began to leave (`sent: maybe`). A mail server
-never says whether it kept a letter whose answer was lost, so nobody here repeats such a one.
+or the server refused it (`sent: no`), or no clear yes or no came after the text began to leave
+(`sent: maybe`). A mail server never says whether it kept a letter whose answer was lost, so nobody
+here repeats such a one.
 
 Without a mail server, letters go to a folder, one `.eml` file each.
 """
 
 import hashlib
 import os
+import re
 import smtplib
 import ssl
 import uuid
@@ -33,6 +35,9 @@ from tasks.outcome import AuthError, DataError, Deadline, Permanent, StepError, 
 
 SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 ENCODING = "utf-8"
+_ANSWER = re.compile(rb"([2-5]\d\d)(?:([ -])[^\n]*|\r)?\n")
+_LONGEST_LINE = 8192  # bytes of one line of an answer
+_MOST_LINES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +134,35 @@ class _WatchedSMTP(smtplib.SMTP):
         return super().getreply()
 
     def data(self, msg: Any) -> tuple[int, bytes]:
-        """Send the text; until the server has answered, nobody knows whether it has the letter."""
+        """Send the text; it is in the air until the answer says clearly that it was taken or refused."""
         self.putcmd("data")
         code, reply = self.getreply()
         if code != 354:
             raise smtplib.SMTPDataError(code, reply)
         self.in_the_air = True
         super().send(_dotted(msg))
-        code, reply = self.getreply()
+        code = self._verdict()
+        if code // 100 not in (2, 4, 5):
+            raise smtplib.SMTPDataError(code, b"")
         self.in_the_air = False
-        return code, reply
+        return (250 if code < 300 else code), b""  # smtplib takes no other 2xx for a yes
+
+    def _verdict(self) -> int:
+        """Return the code of the answer to the text, 0 when it is not well-formed to its last byte.
+
+        smtplib's own reader would take a line cut short, or one of another kind, for an answer.
+        """
+        assert self.file is not None
+        codes = set()
+        for _ in range(_MOST_LINES):
+            self._hurry()
+            line = _ANSWER.fullmatch(self.file.readline(_LONGEST_LINE))
+            if not line:
+                return 0
+            codes.add(int(line[1]))
+            if line[2] != b"-":
+                return codes.pop() if len(codes) == 1 else 0
+        return 0
 
     def _hurry(self) -> None:
         self.deadline.check()
@@ -206,7 +230,7 @@ def _explain(error: Exception, in_the_air: bool) -> StepError:
     """Return what went wrong in our words; the server's own are dropped, as they may name a customer."""
     if in_the_air:
         return Transient(
-            "The mail server did not answer after it was given the mail.",
+            "The mail server gave no clear answer after it was given the mail.",
             code="mail_unanswered",
             sent="maybe",
         )

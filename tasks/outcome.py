@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_type_hints
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from crm.service import CrmService
 from sopengine.errors import (
@@ -104,6 +104,12 @@ class NamesMark:
     """Marks a mapping whose keys are more names for the templates that the handler renders itself."""
 
 
+def _with_zone(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError("a moment needs its time zone")
+    return moment
+
+
 T = TypeVar("T")
 Open = Annotated[T, _OpenMark()]
 Target = Annotated[str, TargetMark()]
@@ -117,6 +123,13 @@ ROW_NAMES = frozenset({"crm_customer_id", "row"})
 
 
 # -- what a handler may answer ---------------------------------------------------------------
+
+
+STRICT = ConfigDict(strict=True, revalidate_instances="always", arbitrary_types_allowed=True)
+LONGEST = 10 * 366 * 86_400.0  # seconds; nobody waits longer
+Seconds = Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)]
+Delay = Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(seconds=LONGEST))]
+Moment = Annotated[datetime, AfterValidator(_with_zone)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +186,8 @@ class Wait:
     The step's result is then {"event": name or None, "timed_out": bool}.
     """
 
-    until: datetime | None = None
-    delay: timedelta | None = None
+    until: Moment | None = None
+    delay: Delay | None = None
     event: str = ""
     notify: Sequence[Notice] = ()
 
@@ -192,9 +205,9 @@ class Ask:
     options: Sequence[Option]
     draft: Mapping[str, str] = field(default_factory=dict)
     channel: str = ""
-    remind_after: Sequence[float] = ()
-    escalate_after: float | None = None
-    expire_after: float | None = None
+    remind_after: Sequence[Seconds] = ()
+    escalate_after: Seconds | None = None
+    expire_after: Seconds | None = None
     then: Literal["decline", "escalate", "continue"] = "decline"
     notify: Sequence[Notice] = ()
 
@@ -235,6 +248,24 @@ class Continue:
 
 
 Outcome = Done | Wait | Ask | Branch | Start | Continue
+for _kind in (Notice, Child, Option, Done, Wait, Ask, Branch, Start, Continue):
+    setattr(_kind, "__pydantic_config__", STRICT)  # noqa: B010 - pydantic reads it off plain dataclasses
+_checkers: dict[type, TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (Done, Wait, Ask, Branch, Start, Continue)
+}
+
+
+def checked(outcome: object) -> Outcome:
+    """Return the outcome, or raise DataError that names the field which is not what its type says."""
+    checker = _checkers.get(type(outcome))
+    if checker is None:
+        raise DataError(f"the answer is {type(outcome).__name__}, which is no outcome", code="bug")
+    try:
+        return checker.validate_python(outcome)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
+        raise DataError(f"{type(outcome).__name__}.{where}: {first['type']}", code="bug") from None
 
 
 # -- what a handler gets ---------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What every staff page has in common: its frame, and who may see and do what."""
 
+import re
 from typing import Any
 
 from django.contrib import admin
@@ -39,6 +40,17 @@ def staff(request: HttpRequest) -> User:
 def posted(request: HttpRequest) -> QueryDict | None:
     """Return what was posted, for a form; None where nothing was, which leaves the form untouched."""
     return request.POST if request.method == "POST" else None
+
+
+def asked(request: HttpRequest, name: str) -> str:
+    """Return what the address says under `name`, without NUL, which no database takes in a text."""
+    return request.GET.get(name, "").replace("\0", "").strip()
+
+
+def asked_number(request: HttpRequest, name: str, default: int) -> int:
+    """Return the whole number that the address says under `name`; the default for anything else."""
+    text = asked(request, name)
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else default
 
 
 def require(request: HttpRequest, *permissions: str) -> None:

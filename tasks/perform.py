@@ -10,7 +10,7 @@ from crm.service import CrmCall, CrmService, open_service
 from sopengine.errors import DataError, StepError, Transient
 from tasks import plan
 from tasks.crew import StepDeadline
-from tasks.outcome import Outcome
+from tasks.outcome import Outcome, checked
 from tasks.transition import Turn
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,23 @@ def told(call: CrmCall) -> dict[str, object]:
     return {"op": call.operation, "entity": call.entity, "id": call.id, "status": call.status, "ms": call.ms}
 
 
+def place_of(error: BaseException) -> str:
+    """Return where an error arose, as function:line: what a log may say of it."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
+
+
+def _kept(outcome: object) -> Outcome | StepError:
+    """Return an outcome that can be kept; one that cannot is an error after the handler's work was done."""
+    try:
+        return checked(outcome)
+    except DataError as error:
+        error.sent = "maybe"
+        return error
+
+
 def run_handler(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
     """Run the handler of this call; every error becomes a StepError, a bug included."""
     handler = call.plan.handler
@@ -43,7 +60,7 @@ def run_handler(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
         run = plan.step_run(turn, crm or plan.NO_CRM, deadline)
         found = handler.look(run, **call.params) if call.looks and handler.look else None
         looking = False
-        outcome = handler.run(run, **call.params) if found is None else found
+        outcome = _kept(handler.run(run, **call.params) if found is None else found)
     except StepError as error:
         outcome = error
         if looking:
@@ -51,11 +68,7 @@ def run_handler(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
     except (OperationalError, InterfaceError):  # it reads a credential there
         outcome = Transient("the database did not answer", code="database")
     except (Exception, SystemExit) as error:  # a bug in a handler: its name and place, never its values
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
-        log.error("handler %s: %s in %s", handler.name, type(error).__name__, where)
+        log.error("handler %s: %s in %s", handler.name, type(error).__name__, place_of(error))
         outcome = DataError(
             f"the handler {handler.name!r} has a bug: {type(error).__name__}", code="bug", sent="maybe"
         )

@@ -168,7 +168,7 @@ def _sop(request: HttpRequest, pk: int) -> Sop:
 def _editor(request: HttpRequest, sop: Sop, posted: Posted) -> HttpResponse:
     now = clock.now()
     problems = problems_of(sop)
-    opened = Opened(_whole(request.GET.get("open")), request.GET.get("moved", ""))
+    opened = Opened(pages.asked_number(request, "open", 0), request.GET.get("moved", ""))
     steps = list(sop.steps.all())
     trigger = posted.preview if posted.preview is not None else sop.trigger
     return pages.page(
@@ -312,10 +312,6 @@ def changes(sop: Sop) -> list[str]:
         said.append("order of the steps changed")
     names = sorted({*before, *after} - {"steps"})
     return said + [f"{spoken(name)} changed" for name in names if before.get(name) != after.get(name)]
-
-
-def _whole(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 0
 
 
 # -- changes to the draft --------------------------------------------------------------------------

@@ -50,6 +50,8 @@ def heal_families() -> None:
     orphans = journal.orphans()
     if orphans:
         engine.signal(orphans, "cancel")
+    # Half a list is no list: who was found before a listing gave up is not written to.
+    engine.signal(journal.stranded(), "cancel")
 
 
 def take_old_values() -> None:

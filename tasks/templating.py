@@ -404,7 +404,7 @@ def render_message(template: str | Mapping[str, str], names: Names) -> dict[str,
     message lacks is empty. Values are escaped in the HTML. DataError names an empty `customer_`
     value that has no default.
     """
-    sources = message_sources(template) if isinstance(template, str) else template
+    sources = _sources_at_run(template) if isinstance(template, str) else template
     unknown = set(sources) - set(PARTS)
     if unknown:
         raise DataError(f"a message has no part {min(unknown)!r}; it has {', '.join(PARTS)}")
@@ -412,6 +412,15 @@ def render_message(template: str | Mapping[str, str], names: Names) -> dict[str,
         part: _write(sources.get(part, ""), names, html=part == "html", facing=True).strip() for part in PARTS
     }
     return {**message, "subject": " ".join(message["subject"].split())}
+
+
+def _sources_at_run(name: str) -> dict[str, str]:
+    """Return the sources; the error does not repeat the name, which a run may have got from its values."""
+    try:
+        return message_sources(name)
+    except DataError:
+        known = ", ".join(message_names()) or "none"
+        raise DataError(f"there is no such message template; known: {known}") from None
 
 
 def message_sources(name: str) -> dict[str, str]:

@@ -60,7 +60,7 @@ class Question:
     options: list[dict[str, str]]
     content: dict[str, Any]
     channel: str
-    expires_in: float | None
+    expires_at: datetime | None
 
 
 @dataclass(slots=True)
@@ -487,8 +487,8 @@ def _expire_approval(turn: Turn, wait: dict[str, Any]) -> None:
 _APPROVAL_ACTS = {"remind": _remind, "escalate": _escalate_approval, "expire": _expire_approval}
 
 
-def ask(turn: Turn, outcome: Ask, *, kind: str = "approval") -> None:
-    """Put a question and wait for its answer."""
+def ask(turn: Turn, outcome: Ask, *, notice: Notice | None = None) -> None:
+    """Put a question and wait for its answer; `notice` is told instead of the usual line."""
     approval = uuid4()
     plan = [(after, "remind") for after in outcome.remind_after]
     plan += [(outcome.escalate_after, "escalate")] if outcome.escalate_after else []
@@ -507,18 +507,21 @@ def ask(turn: Turn, outcome: Ask, *, kind: str = "approval") -> None:
             options,
             content,
             outcome.channel or turn.sop.channel,
-            outcome.expire_after,
+            turn.now + timedelta(seconds=outcome.expire_after) if outcome.expire_after else None,
         )
     )
+    again = turn.progress.get("asked", False)
     turn.progress["asked"] = True
     _rest_again(turn)
     turn.note("asked", approval=str(approval))
-    batch = f"ask:{turn.parent or turn.id}:{turn.step}:{turn.visit}"
-    turn.post(
-        Notice(f"{turn.sop.name}: an answer is needed.", channel=outcome.channel, dedupe=batch),
-        kind,
-        approval,
+    # The questions of one run of a campaign are told once an hour; one that is asked again, each time.
+    whose = f"{turn.id}:{turn.seq}" if again else f"{turn.parent or turn.id}:{turn.now:%Y-%m-%dT%H}"
+    told = notice or Notice(
+        f"{turn.sop.name}: an answer is needed.",
+        channel=outcome.channel,
+        dedupe=f"ask:{whose}:{turn.step}:{turn.visit}",
     )
+    turn.post(told, "escalation" if notice else "approval", approval)
 
 
 def answer_came_late(turn: Turn) -> None:
@@ -541,7 +544,7 @@ def go_on(turn: Turn, target: str) -> None:
 
 def _check_target(turn: Turn, target: str) -> None:
     if target not in ("", "next", "complete") and target not in turn.sop:
-        raise DataError(f"step {turn.step!r} goes to {target!r}, and there is no such step", code="no_step")
+        raise DataError(f"step {turn.step!r} goes to a step that does not exist", code="no_step")
 
 
 def end(turn: Turn, status: str, kind: str, result: str, **data: Any) -> None:
@@ -754,7 +757,14 @@ def put_before_person(turn: Turn, code: str) -> None:
     turn.progress["rest"] = "parked"
     turn.note("unknown", code=code)
     question = "This may have been sent: the answer to it was lost. Was it?"
-    ask(turn, Ask(question, UNKNOWN_OPTIONS, channel=turn.sop.channel), kind="escalation")
+    text = escalation_text(
+        what=f"{turn.sop.name}: “{turn.place}” may have been sent, or not.",
+        why="the answer to it was lost.",
+        machine="nothing; it is never sent again by itself.",
+        do="look whether it arrived, then choose It was sent, Send again or Skip.",
+    )
+    notice = Notice(text, severity="error", dedupe=f"unknown:{turn.id}:{turn.seq}")
+    ask(turn, Ask(question, UNKNOWN_OPTIONS), notice=notice)
     turn.reason = UNKNOWN
     turn.rest("paused")
     turn.note("parked", code=UNKNOWN)

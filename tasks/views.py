@@ -49,11 +49,11 @@ def run_list(request: HttpRequest) -> HttpResponse:
     """Show the runs that the address asks for, newest first."""
     pages.require(request, *MAY_SEE)
     now = clock.now()
-    wanted = request.GET.get("q", "").strip()
+    wanted = pages.asked(request, "q")
     if (found := _run_with_id(wanted)) is not None:
         return redirect("admin:tasks_task_change", found)
-    asked, chips = _filters(request.GET, now)
-    number = max(1, _whole(request.GET.get("page")))
+    asked, chips = _filters(request, now)
+    number = max(1, pages.asked_number(request, "page", 1))
     start = (number - 1) * PER_PAGE
     # One row more than a page holds says whether there is a next page, without counting a million runs.
     tasks = list(_runs(asked)[start : start + PER_PAGE + 1])
@@ -93,16 +93,16 @@ def _short(task: Task, now: datetime) -> str:
     return "being done now" if task.status == "running" else "begins as soon as a worker is free"
 
 
-def _filters(chosen: QueryDict, now: datetime) -> tuple[Q, list[Chip]]:
+def _filters(request: HttpRequest, now: datetime) -> tuple[Q, list[Chip]]:
     """Return what the address asks for, and one chip for each part of it."""
     asked, chips = Q(), []
     for name, read in _FILTERS.items():
-        value = chosen.get(name, "").strip()
+        value = pages.asked(request, name)
         told = read(value, now) if value else None
         if told:
             text, condition = told
             asked &= condition
-            chips.append(Chip(text, _address(chosen, **{name: "", "page": ""})))
+            chips.append(Chip(text, _address(request.GET, **{name: "", "page": ""})))
     return asked, chips
 
 
@@ -176,10 +176,6 @@ def _as_uuid(text: str) -> uuid.UUID | None:
 def _run_with_id(text: str) -> uuid.UUID | None:
     number = _as_uuid(text)
     return number if number and Task.objects.filter(pk=number).exists() else None
-
-
-def _whole(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 1
 
 
 # -- one run ---------------------------------------------------------------------------------------

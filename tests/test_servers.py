@@ -121,6 +121,7 @@ def test_nothing_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
 def test_a_keeper_starts_again_what_has_died(tmp_path: Path) -> None:
     command = ["sh", "-c", "echo started; sleep 100"]
     with Process(command, bare_environment(), log=tmp_path / "log") as process, Keeper([process]) as keeper:
+        eventually(lambda: "started" in process.output(), 5)
         first = process.pid
         process.kill()
         eventually(lambda: process.alive and process.pid != first, 5)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sopengine.registry import UnknownName
-from tasks.definition import graph, names, params, shape, yamlfile
+from tasks.definition import approval, graph, names, params, shape, yamlfile
 from tasks.definition.records import DefinitionError, Problem, SopDef, from_json, to_json
 from tasks.definition.shape import Finding, one_of
 from tasks.definition.yamlfile import Document
@@ -44,7 +44,10 @@ def findings(values: Any) -> Iterator[Finding]:
     whole = graph.build(sop, known)
     yield from graph.findings(whole)
     yield from graph.messages(whole)
-    yield from names.findings(whole)
+    unapproved = list(approval.findings(whole))
+    yield from unapproved
+    told = {finding.path for finding in unapproved}
+    yield from (finding for finding in names.findings(whole) if finding.path not in told)
 
 
 def _spoils(finding: Finding) -> bool:

@@ -11,8 +11,6 @@ from tasks.definition.records import COMPLETE, NEXT, SopDef, StepDef
 from tasks.definition.shape import FAILURE_WORDS, Finding, one_of
 from tasks.outcome import Handler
 
-TRANSACTIONAL = "transactional"
-
 
 @dataclass(frozen=True, slots=True)
 class Edge:
@@ -109,8 +107,6 @@ def findings(graph: Graph) -> Iterator[Finding]:
         yield from _destinations(graph, number, step)
     yield from _unreachable(graph)
     yield from _loops(graph)
-    if not graph.sop.autonomous:
-        yield from _unapproved(graph)
 
 
 def _destinations(graph: Graph, number: int, step: StepDef) -> Iterator[Finding]:
@@ -166,33 +162,6 @@ def _loops(graph: Graph) -> Iterator[Finding]:
                 f"the steps {spoken(way)} go round without a wait or a person; "
                 "put flow.wait or human.ask between",
             )
-
-
-def _unapproved(graph: Graph) -> Iterator[Finding]:
-    asks = {key for key, handler in graph.handlers.items() if handler.asks}
-    sends = [step for step in graph.sop.steps if _customer_sees(step, graph.handlers.get(step.key))]
-    for step in sends:
-        way = graph.way(step.key, lambda edge: not (edge.done and edge.source in asks))
-        if way:
-            yield Finding(
-                ("steps", graph.number(step.key)),
-                f"a customer would see this, and nobody approved it on the way {spoken(way)}; "
-                "put a human.ask before it, or say autonomous: true for the SOP",
-            )
-    for key in sorted(asks):
-        then = graph.sop.step(key).params.get("then", "")
-        follows = [step.key for step in sends if graph.way(step.key, start=key)]
-        if follows and (then == "continue" or templating.has_template(then)):
-            yield Finding(
-                ("steps", graph.number(key), "with", "then"),
-                f"no answer never means yes: {follows[0]!r} would write to a customer; "
-                "expected decline or escalate",
-            )
-
-
-def _customer_sees(step: StepDef, handler: Handler | None) -> bool:
-    """Only what is said to be transactional needs no approval; a purpose known only later is none."""
-    return bool(handler and handler.sends and step.params.get("purpose") != TRANSACTIONAL)
 
 
 def messages(graph: Graph) -> Iterator[Finding]:

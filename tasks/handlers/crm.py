@@ -187,9 +187,7 @@ class _Listing:
         """Return what the row tells a template: of a group, only the value that its rows share."""
         known = ROW_FIELDS[self.over]
         if self.group_by and self.group_by not in known:
-            raise DataError(
-                f"group_by knows no {self.group_by!r} in {self.over}; it may be one of {', '.join(known)}."
-            )
+            raise DataError(f"group_by is no field of {self.over}; it may be one of {', '.join(known)}.")
         values = plain(record)
         return {name: values[name] for name in ((self.group_by,) if self.group_by else known)}
 

@@ -9,7 +9,7 @@ from tasks.outcome import DataError, Done, Effect, Outcome, StepRun, handler
 
 
 class Message(BaseModel):
-    """What is sent: a draft, or the answer to a question, which has the approved draft."""
+    """What is sent: the answer to a question, which has the approved draft; without a question, any draft."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -66,7 +66,7 @@ def _moment(value: datetime | str) -> datetime:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except ValueError:
         raise DataError(
-            f"until is {value!r}; expected a date or a moment such as 2030-05-31 or 2030-05-31T09:00."
+            "until is no date; expected a date or a moment such as 2030-05-31 or 2030-05-31T09:00."
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=ZoneInfo(settings.TIME_ZONE))

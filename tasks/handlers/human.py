@@ -93,7 +93,7 @@ def _check(question: str, options: Sequence[Choice]) -> None:
     if not keys:
         raise DataError("A question needs at least one option.")
     if len(set(keys)) < len(keys):
-        raise DataError(f"Two options have the same key: {', '.join(keys)}.")
+        raise DataError("Two options have the same key; each needs its own.")
 
 
 def _seconds(text: str | int) -> float:

@@ -11,6 +11,7 @@ from tasks.journal.signals import (
     parents_to_release,
     release_children,
     signal,
+    stranded,
     wake_parents,
 )
 from tasks.journal.sql import Away, Refused, Row, database_now, patiently, sqlstate
@@ -55,5 +56,6 @@ __all__ = [
     "settle",
     "signal",
     "sqlstate",
+    "stranded",
     "wake_parents",
 ]

@@ -10,6 +10,7 @@ from credentials import vault
 from tasks.journal.sql import (
     Row,
     as_json,
+    as_time,
     as_uuid,
     document,
     execute,
@@ -31,7 +32,7 @@ _CHILD = {
 }  # fmt: skip
 _QUESTION = {
     "id": "uuid", "task": "uuid", "step": "text", "visit": "int", "options": "text", "sealed": "text",
-    "channel": "text", "expires_in": "float8",
+    "channel": "text", "expires_at": "text",
 }  # fmt: skip
 _POST = {
     "id": "uuid", "task": "uuid", "approval": "uuid", "kind": "text", "severity": "text", "channel": "text",
@@ -126,7 +127,7 @@ def _insert_questions(turns: Sequence[Turn]) -> None:
             "options": json.dumps(q.options),
             "sealed": vault.seal(q.content, table="tasks_approval", row=str(q.id), field="sealed"),
             "channel": q.channel,
-            "expires_in": q.expires_in,
+            "expires_at": as_time(q.expires_at),
         }
         for turn in turns
         for q in turn.questions
@@ -136,7 +137,7 @@ def _insert_questions(turns: Sequence[Turn]) -> None:
             "INSERT INTO tasks_approval (id, task_id, step, visit, state, options, sealed, channel, created_at, "
             "expires_at, choice, edited) SELECT c.id, c.task, c.step, c.visit, 'open', "
             f"{as_json('c.options')}, c.sealed, c.channel, {now_sql()}, "
-            f"CASE WHEN c.expires_in IS NOT NULL THEN {now_sql('c.expires_in')} END, '', "
+            f"{'c.expires_at::timestamptz' if postgres() else 'c.expires_at'}, '', "
             f"{'false' if postgres() else '0'} FROM {source(_QUESTION)}",
             document(rows),
         )

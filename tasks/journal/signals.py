@@ -122,6 +122,15 @@ def orphans() -> list[UUID]:
     return [as_uuid(row["id"]) for row in rows]
 
 
+def stranded() -> list[UUID]:
+    """Return children that wait for the end of a listing whose parent is over: it will never come."""
+    rows = fetch(
+        "SELECT c.id FROM tasks_task c JOIN tasks_task p ON p.id = c.parent_id WHERE c.status = 'waiting' "
+        "AND c.waiting_for = 'listing' AND c.wake_at IS NULL AND p.status IN ('completed', 'cancelled') LIMIT 1000"
+    )
+    return [as_uuid(row["id"]) for row in rows]
+
+
 def open_children(parents: Sequence[UUID], *, after: UUID | None = None, limit: int = 500) -> list[UUID]:
     """Return children of these tasks that are not over yet, in the order of their ids."""
     beyond = " AND id > %s" if after else ""

@@ -26,6 +26,9 @@ from tasks.journal.sql import (
 )
 from tasks.transition import Event
 
+# What a worker that lives writes of a step, whatever came of it.
+LIVED = "('step_done', 'step_failed', 'retry_later', 'unknown', 'asked', 'waiting', 'held')"
+
 
 def reserve(name: str, spacing: float) -> float:
     """Take the next free slot of a rate limit; return in how many seconds it is."""
@@ -61,9 +64,10 @@ def braked() -> bool:
 
 
 def note_death(most: int, pause: float) -> bool:
-    """Count a worker's death; after `most` without a step done in between, stop claiming for `pause` seconds.
+    """Count a worker's death; after `most` with nothing settled in between, stop claiming for `pause` seconds.
 
-    Returns True when this death was the one too many.
+    Many runs may have died with one worker: as long as any of them comes to something, whoever took it
+    lives. Returns True when this death was the one too many.
     """
     with transaction.atomic():
         last = int(fetch("SELECT coalesce(max(id), 0) AS n FROM tasks_taskevent")[0]["n"])
@@ -71,7 +75,7 @@ def note_death(most: int, pause: float) -> bool:
         known = rows[0]["data"] if rows else {}
         known = json.loads(known) if isinstance(known, str) else known
         since = known.get("since", last)
-        done = fetch("SELECT 1 FROM tasks_taskevent WHERE id > %s AND kind = 'step_done' LIMIT 1", since)
+        done = fetch(f"SELECT 1 FROM tasks_taskevent WHERE id > %s AND kind IN {LIVED} LIMIT 1", since)
         count = 1 if done else known.get("count", 0) + 1
         tripped = count >= most
         _put_pulse(

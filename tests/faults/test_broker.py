@@ -10,13 +10,11 @@ from pathlib import Path
 
 from tests.faults.invariants import summary
 from tests.faults.procedures import FIVE, people, sop, step
-from tests.faults.scene import RECOVERY, SOAK, Scene
+from tests.faults.scene import NO_HURRY, RECOVERY, SOAK, Scene
 from tests.processes import WebServer, eventually
 from tests.servers import Redis
 
 ANSWERS = 1.0 * 5  # seconds: the ceiling of one request while Redis is away, x 5 for a busy machine
-# Nobody dies here: on a busy machine too, every step has time enough.
-NO_HURRY = {"ENGINE_LEASE": "12", "ENGINE_DEADLINE": "10", "ENGINE_CALL_TIMEOUT": "9"}
 PAGES = ("/healthz", "/admin/login/")
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from tests.faults.procedures import FIVE, people, sop, step
-from tests.faults.scene import RECOVERY, Scene
+from tests.faults.scene import NO_HURRY, RECOVERY, Scene
 from tests.processes import eventually
 
 
 def test_a_run_stays_on_the_version_it_began_with(stage: Callable[..., Scene]) -> None:
-    scene = stage()
+    scene = stage(**NO_HURRY)
     wait = step("wait", "flow.wait", params={"duration": "1 day", "event": "go"})
     old = scene.desk.publish(sop("edited", wait, step("write", "probe.write"), step("old", "probe.note")))
     runs = scene.desk.start(old, people(20))
@@ -30,7 +30,7 @@ def test_a_run_stays_on_the_version_it_began_with(stage: Callable[..., Scene]) -
 def test_a_run_whose_handler_is_gone_is_parked_and_goes_on_when_it_is_back(
     stage: Callable[..., Scene],
 ) -> None:
-    scene = stage()
+    scene = stage(**NO_HURRY)
     runs = scene.desk.start(scene.desk.publish(FIVE), people(20))
     bare = scene.worker("without", PLUGINS="")
     eventually(lambda: scene.desk.counts() == {"paused": 20}, RECOVERY, what=scene.said)

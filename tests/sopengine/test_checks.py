@@ -62,14 +62,11 @@ def test_unknown_providers_and_transports_are_named_with_those_there_are(setting
     assert "console" in transport.msg
 
 
-def test_a_transport_of_a_later_version_is_warned_of(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checks, "COMING_TRANSPORTS", frozenset({"telegraph"}))
-    settings.CHAT = "telegraph"
+def test_a_transport_of_a_later_version_is_an_error(settings: Settings) -> None:
+    settings.CHAT = "slack"
     (message,) = checks.names_are_known(None)
-    assert message.id == "sopengine.W006"
-    assert "wait in the outbox" in message.msg
+    assert message.id == "sopengine.E004"
+    assert "webhook" in message.msg
 
 
 @pytest.mark.django_db

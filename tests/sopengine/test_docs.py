@@ -28,7 +28,7 @@ from tests.servers import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 READS = {"flag", "text", "number", "whole", "words", "numbers", "choice", "name", "address", "zone"}
-OTHER_READS = {"database", "redis", "mail", "keys", "hook", "signing_secret"}
+OTHER_READS = {"database", "redis", "mail", "keys", "hook", "signing_secret", "packages", "mailbox"}
 
 
 def rows_of(heading: str) -> list[list[str]]:

@@ -13,6 +13,7 @@ from sopengine.environment import Misconfigured
 from tests.processes import live_environment, product_environment
 from tests.servers import ROOT, bare_environment
 
+SHIPPED = [path.stem for path in (ROOT / "tasks" / "transports").glob("[a-z]*.py")]
 MANAGE = ("manage.py", "check")
 
 
@@ -107,6 +108,15 @@ def test_a_live_start_is_locked_down() -> None:
         ("CRM_PROVIDER", "No Such"),
         ("CHAT", "console"),
         ("CHAT", ""),
+        ("CHAT", "slack"),
+        ("PLUGINS", "nope"),
+        ("PLUGINS", "tests.nope"),
+        ("PLUGINS", "tests.nope.deeper"),
+        ("PLUGINS", "tests.servers"),
+        ("PLUGINS", ".tests"),
+        ("DEFAULT_FROM_EMAIL", "office"),
+        ("DEFAULT_FROM_EMAIL", "Office <office>"),
+        ("DEFAULT_FROM_EMAIL", "office@example.com, other@example.com"),
         ("EMAIL_URL", ""),
         ("EMAIL_URL", "filemail:///tmp/x"),
         ("EMAIL_URL", "consolemail://"),
@@ -132,6 +142,7 @@ def test_a_live_start_is_locked_down() -> None:
         ("LOG_FORMAT", "xml"),
         ("ENGINE_LEASE", "-1"),
         ("ENGINE_RETRY_WAITS", "2;4"),
+        ("ENGINE_RETRY_WAITS", "2,86401"),
         ("WEB_CONCURRENCY", "0"),
         ("CRM_SYNC", "1"),
         ("SENTRY_DSN", "https://key@sentry.example.com/1"),
@@ -207,6 +218,40 @@ def test_the_file_of_the_clock_is_a_setting_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "clock").write_text("3600")
     environment = product_environment("", CLOCK_OFFSET_FILE=str(tmp_path / "clock"))
     assert shown(environment, "CLOCK_OFFSET", "CLOCK_OFFSET_FILE") == [0.0, str(tmp_path / "clock")]
+
+
+def test_the_file_of_the_clock_must_be_there(tmp_path: Path) -> None:
+    said = refusal(product_environment("", CLOCK_OFFSET_FILE=str(tmp_path / "nowhere")))
+    assert "  CLOCK_OFFSET_FILE: " in said
+    assert "is no file; expected one with a number of seconds" in said
+
+
+@pytest.mark.parametrize("offset", ["1577880001", "-1577880001"])
+def test_a_clock_is_moved_by_fifty_years_at_most(offset: str) -> None:
+    said = refusal(product_environment("", CLOCK_OFFSET=offset))
+    assert "  CLOCK_OFFSET: " in said
+    assert "expected a number from -1577880000 to 1577880000" in said
+    assert shown(product_environment("", CLOCK_OFFSET=offset[:-1] + "0"), "CLOCK_OFFSET") == [
+        float(offset[:-1] + "0")
+    ]
+
+
+def test_who_mail_comes_from_may_have_a_name() -> None:
+    for sender in ("office@example.com", "The Office <office@example.com>", "Büro <office@example.com>"):
+        assert shown(live(DEFAULT_FROM_EMAIL=sender), "DEFAULT_FROM_EMAIL") == [sender]
+
+
+def test_plugins_that_are_there_are_taken_and_not_yet_imported() -> None:
+    before = set(sys.modules)
+    assert shown(live(PLUGINS="tests.faults.probe"), "PLUGINS") == [["tests.faults.probe"]]
+    assert "tests.faults.probe" not in set(sys.modules) - before
+
+
+@pytest.mark.parametrize("chat", ["", "console", "slack"])
+def test_a_chat_that_cannot_be_is_refused_with_each_transport_that_exists(chat: str) -> None:
+    (line,) = [line for line in refusal(live(CHAT=chat)).splitlines() if line.startswith("  CHAT: ")]
+    named = line.partition("transport: " if chat != "slack" else "exists: ")[2]
+    assert named.split(", ") == sorted(set(SHIPPED) - {"console"})
 
 
 def test_our_processes_inherit_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,15 +28,17 @@ def release(environment: Mapping[str, str]) -> str:
     return done.stdout
 
 
-def test_a_fresh_deployment_has_the_shipped_sops_and_a_later_release_leaves_them_to_staff(
+def test_a_fresh_deployment_has_drafts_to_read_and_a_later_release_leaves_them_to_staff(
     database_url: str,
 ) -> None:
     environment = live_environment(database_url)
     first = release(environment)
-    assert "past-customer-reactivation: imported as the draft, published as version 1." in first
+    assert "past-customer-reactivation: imported as the draft." in first
+    assert "published" not in first
     listed = json.loads(manage(environment, "sop", "list", "--json"))
     assert len(listed) == len(list((ROOT / "tasks" / "sops").glob("*.yaml")))
-    assert {(row["state"], row["version"]) for row in listed} == {("active", 1)}
+    assert {(row["state"], row["version"]) for row in listed} == {("draft", None)}
+    manage(environment, "sop", "publish", *(row["slug"] for row in listed))
     manage(environment, "sop", "disable", "past-customer-reactivation")
     before = manage(environment, "sop", "list", "--json")
 

@@ -193,6 +193,12 @@ def test_what_is_no_duration_is_refused_with_an_example(text: object) -> None:
         calendars.parse_duration(text)  # type: ignore[arg-type]
 
 
+def test_the_refusal_of_a_duration_does_not_repeat_it() -> None:
+    with pytest.raises(ValueError, match="not a duration") as caught:
+        calendars.parse_duration("Ann Miller")
+    assert "Ann" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("30/minute", 2), ("5/second", 0.2), ("100/day", 864), ("6 per hour", 600), ("1/minutes", 60)],

@@ -82,6 +82,16 @@ def send(step: StepRun, *, letter: str, purpose: str) -> Outcome:
     return Done()
 
 
+def show(step: StepRun, *, draft: Letter | None = None, buttons: Sequence[Button] = ()) -> Outcome:
+    """Ask a person about a draft."""
+    return Done()
+
+
+def mail(step: StepRun, *, message: Letter, purpose: str) -> Outcome:
+    """Send what `message` says."""
+    return Done()
+
+
 def choose(step: StepRun, *, rules: list[Rule] | None = None, default: Target = "next") -> Outcome:
     """Go one way or another."""
     return Branch(to=default)
@@ -112,6 +122,8 @@ def small_handlers() -> Iterator[None]:
         "t.write": (write, {"results": Letter}),
         "t.ask": (ask, {"asks": True}),
         "t.send": (send, {"sends": True, "effect": "at_most_once"}),
+        "t.show": (show, {"asks": True, "results": Letter}),
+        "t.mail": (mail, {"sends": True, "effect": "at_most_once"}),
         "t.choose": (choose, {}),
         "t.each": (each, {"sets": ("children",)}),
         "t.rest": (rest, {"waits": True}),
@@ -621,6 +633,83 @@ def test_a_question_that_failed_is_no_yes() -> None:
 def test_a_question_after_the_mail_is_no_yes() -> None:
     found = sending(f"- {{key: send, handler: t.send, with: {MARKETING}}}\n- {{key: ask, handler: t.ask}}\n")
     assert [p.step for p in found] == ["send"]
+
+
+DRAFTED = "- {key: draft, handler: t.write}\n"
+SHOW = "- {key: approve, handler: t.show, with: {draft: '{{ draft }}'}}\n"
+INLINE = "{to: ann@example.test, customer_name: Ann, pages: 1}"
+
+
+def mailing(message: str, key: str = "mail", purpose: str = "marketing") -> str:
+    return f"- {{key: {key}, handler: t.mail, with: {{purpose: {purpose}, message: {message}}}}}\n"
+
+
+@pytest.mark.parametrize("message", ["'{{ approve }}'", "'{{approve}}'"])
+def test_what_was_approved_may_be_sent(message: str) -> None:
+    assert sending(DRAFTED + SHOW + mailing(message)) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "line"),
+    [
+        pytest.param(DRAFTED + SHOW + mailing("'{{ draft }}'"), 6, id="the draft, not the answer"),
+        pytest.param(
+            DRAFTED + SHOW + "- {key: again, handler: t.write}\n" + mailing("'{{ again }}'"),
+            7,
+            id="a draft made after the approval",
+        ),
+        pytest.param(DRAFTED + SHOW + mailing(INLINE), 6, id="text that was never shown"),
+        pytest.param(
+            DRAFTED + SHOW + mailing("'{{ approve }}'", "first") + mailing("'{{ draft }}'"),
+            7,
+            id="something else after the approved mail",
+        ),
+        pytest.param(
+            DRAFTED + SHOW + mailing("'{{ approve | default: draft }}'"), 6, id="perhaps the answer"
+        ),
+        pytest.param(DRAFTED + SHOW + mailing("'{{ approve }} PS'"), 6, id="the answer and more"),
+        pytest.param(DRAFTED + SHOW + mailing("'{{ aprove }}'"), 6, id="a name that is not there"),
+    ],
+)
+def test_what_is_sent_is_what_was_approved(steps: str, line: int) -> None:
+    found = only(file_of(steps))
+    assert (found.source, found.line, found.step, found.key) == ("try.yaml", line, "mail", "with.message")
+    assert found.message == (
+        "a customer would get this, and it is not what a person approved; "
+        'expected "{{ approve }}", the text that was approved there'
+    )
+
+
+@pytest.mark.parametrize("draft", ["", ", with: {draft: null}", ", with: {draft: {}}"])
+def test_a_yes_without_a_draft_approves_no_text(draft: str) -> None:
+    asks = f"- {{key: approve, handler: t.show{draft}}}\n"
+    found = [p for p in sending(asks + mailing("'{{ approve }}'")) if p.step == "mail"]
+    assert [p.key for p in found] == ["with.message"]
+    assert "'approve' asks without showing it; expected the answer of a step" in found[0].message
+
+
+def test_a_question_that_cannot_show_a_draft_approves_no_text() -> None:
+    found = only(file_of("- {key: ask, handler: t.ask}\n" + mailing("'{{ ask }}'")))
+    assert "'ask' asks without showing it" in found.message
+
+
+def test_another_question_on_the_way_does_not_approve_this_text() -> None:
+    asks = "- {key: other, handler: t.show, with: {draft: '{{ draft }}'}, on_success: mail}\n"
+    choose = f"- {{key: choose, handler: t.choose, with: {{rules: {to_rule('approve')}}}}}\n"
+    found = only(file_of(DRAFTED + choose + asks + SHOW + mailing("'{{ approve }}'")))
+    assert (found.step, found.key) == ("mail", "with.message")
+    assert "'approve' is not answered on the way draft → choose → other → mail" in found.message
+
+
+def test_a_message_that_nobody_was_asked_about_is_told_once() -> None:
+    found = only(file_of(DRAFTED + mailing("'{{ draft }}'")))
+    assert found.step == "mail"
+    assert "nobody approved it on the way draft → mail" in found.message
+
+
+def test_a_transactional_mail_and_an_autonomous_sop_may_send_any_draft() -> None:
+    assert sending(DRAFTED + mailing("'{{ draft }}'", purpose="transactional")) == []
+    assert sending(DRAFTED + mailing("'{{ draft }}'"), "autonomous: true\n") == []
 
 
 def test_no_answer_never_means_send() -> None:

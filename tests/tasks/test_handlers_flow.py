@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from credentials import vault
 from sopengine.errors import DataError
+from tasks import engine
+from tasks.models import Notification, TaskEvent
 from tasks.outcome import Branch, Child, Done, Notice, Outcome, Start, Wait, handlers
+from tests.tasks.runs import Probe, begun, fresh, published
 from tests.tasks.steps import NOW, TASK, run, step_run
 
 CONTEXT = {"find": {"found": False, "do_not_contact": True}, "season": 2027}
@@ -92,6 +96,51 @@ def test_a_wait_without_one_clear_end_is_refused(params: dict[str, Any]) -> None
 def test_an_unreadable_duration_is_refused_before_any_run() -> None:
     with pytest.raises(ValidationError):
         run("flow.wait", step_run(), duration="a while")
+
+
+# -- what a run's errors repeat --------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("handler", "params"),
+    [
+        ("flow.start", {"sop": "kid", "inputs": {"age": "{{ customer_name }}"}}),
+        ("flow.start", {"sop": "kid", "inputs": {"born": "{{ customer_name }}"}}),
+        ("flow.wait", {"duration": "{{ customer_name }}"}),
+        ("flow.wait", {"until": "{{ customer_name }}"}),
+        ("crm.for_each", {"over": "customers", "sop": "kid", "group_by": "{{ customer_name }}"}),
+        ("message.draft", {"template": "{{ customer_name }}"}),
+        (
+            "human.ask",
+            {
+                "question": "?",
+                "options": [{"key": "{{ customer_name }}", "label": "x", "outcome": "approve"}] * 2,
+            },
+        ),
+    ],
+)
+def test_no_customer_value_is_in_the_chat_or_the_history_of_a_run_that_parks_on_it(
+    probe: Probe, handler: str, params: dict[str, Any], caplog: pytest.LogCaptureFixture, crm_customer: str
+) -> None:
+    published(
+        "probe.pure",
+        slug="kid",
+        inputs={n: {"type": t, "required": False} for n, t in (("age", "integer"), ("born", "date"))},
+    )
+    probe.told["s1"] = lambda _: Done(values={"customer_name": "Ann Canary"})
+    task = begun(published("probe.pure", {"handler": handler, "with": params}))
+
+    engine.drain()
+
+    assert (fresh(task).status, fresh(task).step) == ("paused", "s2")
+    told = [_text(row) for row in Notification.objects.all()]
+    assert told
+    assert "Canary" not in f"{told} {list(TaskEvent.objects.values())} {caplog.text}"
+
+
+def _text(row: Notification) -> str:
+    return str(vault.unseal(str(row.sealed), table="tasks_notification", row=str(row.pk), field="sealed"))
 
 
 # -- start ---------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def test_a_customer_without_an_address_gets_no_draft(context: dict[str, Any]) ->
         ({}, "needs a template"),
         ({"subject": "only"}, "needs a template"),
         ({"template": "hello", "text": "both"}, "not both"),
-        ({"template": "no-such"}, "no message template 'no-such'"),
+        ({"template": "no-such"}, "no such message template"),
     ],
 )
 def test_a_message_without_a_source_says_what_is_expected(params: dict[str, Any], wrong: str) -> None:

@@ -20,9 +20,9 @@ from pytest_django import Settings
 from sopengine.errors import AuthError, DataError, Permanent, StepError, Transient
 from tasks import mail
 from tasks.crew import StepDeadline
+from tests.servers import free_port
 from tests.tasks.steps import Patience
 
-PORTS = iter(range(21100, 21200))
 LETTER = mail.Letter(
     to="ann@example.test",
     subject="Your lawn — 2027",
@@ -64,12 +64,7 @@ class Mailbox:
 
 @pytest.fixture
 def port() -> int:
-    for number in PORTS:
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", number))
-            return number
-    raise AssertionError("no port of 21100-21199 is free")
+    return free_port()
 
 
 @pytest.fixture(autouse=True)
@@ -103,8 +98,8 @@ ACCEPTED: Script = [*GREETED, ("MAIL", "250 ok"), ("RCPT", "250 ok")]
 def scripted(port: int) -> Iterator[Callable[[Script], list[bytes]]]:
     """Return a function that starts a server which answers by a script, and then says nothing more.
 
-    The answer "-" closes the connection, a "late " one comes after 0.8 seconds. What the server was
-    sent stands in the list returned.
+    The answer "-" closes the connection, a "late " one comes after 0.8 seconds, a "cut " one without
+    its line's end before the connection closes. What the server was sent stands in the list returned.
     """
     listener = socket.create_server(("127.0.0.1", port))
     over = threading.Event()
@@ -125,6 +120,9 @@ def scripted(port: int) -> Iterator[Callable[[Script], list[bytes]]]:
                     if answer.startswith("late "):
                         time.sleep(0.8)
                         answer = answer.removeprefix("late ")
+                    if answer.startswith("cut "):
+                        line.sendall(answer.removeprefix("cut ").encode())
+                        return
                     line.sendall(answer.encode() + b"\r\n")
                 over.wait(20)
 
@@ -345,6 +343,76 @@ def test_a_server_that_takes_the_text_and_never_answers_may_have_sent_it(
     assert (error.sent, error.reason) == ("maybe", "mail_unanswered")
     assert time.monotonic() - began < 2.0
     assert len([line for line in heard if line.startswith(b"data")]) == 1
+
+
+TAKEN = ["250 taken", "200 queued", "251 forwarded", "250", "250-queued\r\n250 as 123"]
+REFUSED = {
+    "451 later": "mail_later",
+    "421 closing": "mail_later",
+    "554 spam": "mail_refused",
+    "500": "mail_refused",
+    "554-spam\r\n554 go away": "mail_refused",
+}
+UNCLEAR = {
+    "words": "OK queued as 123",
+    "empty": "",
+    "go on": "354 go on",
+    "first digit": "650 what",
+    "one": "100 wait",
+    "short": "55 no",
+    "sign": "+55 no",
+    "glued": "5544 no",
+    "no blank": "554no",
+    "leading blank": " 554 no",
+    "two codes": "250-taken\r\n554 no",
+    "broken second line": "554-no\r\nOK queued",
+    "endless line": "5" * 9000,
+    "long refusal": "554 " + "x" * 9000,
+    "endless lines": "\r\n".join(["554-no"] * 200),
+}
+
+
+@pytest.mark.parametrize("answer", TAKEN)
+def test_every_2xx_to_the_text_means_the_letter_was_taken(
+    scripted: Callable[[Script], list[bytes]], answer: str
+) -> None:
+    heard = scripted([*ACCEPTED, ("DATA", "354 go on"), (".", answer), ("QUIT", "221 bye")])
+
+    mail.send(LETTER, StepDeadline(5))
+
+    assert heard.count(b".\r\n") == 1
+
+
+@pytest.mark.parametrize(("answer", "reason"), REFUSED.items())
+def test_a_clear_no_to_the_text_means_nothing_was_sent(
+    scripted: Callable[[Script], list[bytes]], answer: str, reason: str
+) -> None:
+    scripted([*ACCEPTED, ("DATA", "354 go on"), (".", answer), ("", "-")])
+
+    error = refusal()
+
+    assert (error.sent, error.reason) == ("no", reason)
+
+
+@pytest.mark.parametrize("answer", UNCLEAR.values(), ids=UNCLEAR)
+def test_what_is_neither_a_clear_yes_nor_a_clear_no_to_the_text_may_have_sent_it(
+    scripted: Callable[[Script], list[bytes]], answer: str
+) -> None:
+    scripted([*ACCEPTED, ("DATA", "354 go on"), (".", answer), ("", "-")])
+
+    error = refusal()
+
+    assert isinstance(error, Transient)
+    assert (error.sent, error.reason) == ("maybe", "mail_unanswered")
+
+
+@pytest.mark.parametrize("answer", ["cut 250 tak", "cut 554 n", "cut 554", "554-no"])
+def test_an_answer_cut_short_says_nothing(scripted: Callable[[Script], list[bytes]], answer: str) -> None:
+    scripted([*ACCEPTED, ("DATA", "354 go on"), (".", answer), ("", "-")])
+
+    error = refusal()
+
+    assert (error.sent, error.reason) == ("maybe", "mail_unanswered")
 
 
 def test_a_server_that_has_taken_the_letter_may_leave_without_a_word(

@@ -289,7 +289,7 @@ def test_a_message_has_three_parts_and_no_other() -> None:
 
 @pytest.mark.parametrize("name", ["reactivatoin", "..", "../messages/reactivation", "", "a/b"])
 def test_a_message_template_that_is_not_there_is_an_error_that_lists_those_that_are(name: str) -> None:
-    with pytest.raises(DataError, match=r"there is no message template.*known: .*reactivation"):
+    with pytest.raises(DataError, match=r"there is no such message template.*known: .*reactivation"):
         render_message(name, NAMES)
 
 

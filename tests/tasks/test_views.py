@@ -282,6 +282,21 @@ def test_the_list_of_runs_is_filtered_by_its_address(ana: Client) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["page=²", f"page={'9' * 20}", "page=-1", "q=%00", "q=%00ab", "sop=%00", "result=%00", "result=a%00"],
+)
+def test_the_list_of_runs_bears_any_address(ana: Client, query: str) -> None:
+    begun(published("flow.wait"))
+    assert "\0" not in str(ana.get(f"{at('task_changelist')}?{query}").context["chips"])
+
+
+@pytest.mark.parametrize("query", ["open=²", f"open={'9' * 20}", "open=%00", "moved=%00"])
+def test_the_editor_bears_any_address(ana: Client, query: str) -> None:
+    version = published("flow.wait")
+    assert ana.get(f"{at('sop_change', version.sop_id)}?{query}").status_code == 200
+
+
 def test_a_whole_number_leads_straight_to_its_run(ana: Client) -> None:
     task = asking()[0].task
     assert ana.get(at("task_changelist"), {"q": str(task.pk)})["Location"] == at("task_change", task.pk)

@@ -15,6 +15,7 @@ from crm.mock.server import MockServer
 from crm.mock.state import MockState
 from crm.records import ENTITIES, Record, plain
 from crm.service import CrmService, open_service
+from sopengine import arguments
 from sopengine.errors import StepError
 
 SHOWN = {
@@ -38,7 +39,7 @@ class Command(BaseCommand):
             metavar="[ENTITY] NAME=VALUE",
             help="customers, invoices, quotes, ...; filters, several values as a,b",
         )
-        query.add_argument("--limit", type=_positive, default=25, help="at most so many records (25)")
+        query.add_argument("--limit", type=arguments.limit, default=25, help="at most so many records (25)")
         query.add_argument("--json", action="store_true")
 
         status = verbs.add_parser(
@@ -54,10 +55,12 @@ class Command(BaseCommand):
             epilog=HELP,
             formatter_class=RawDescriptionHelpFormatter,
         )
-        serve.add_argument("--port", type=int, default=8100, help="0 takes a free one (8100)")
+        serve.add_argument(
+            "--port", type=arguments.port_or_free, default=8100, help="0 takes a free one (8100)"
+        )
         serve.add_argument(
             "--customers",
-            type=_whole,
+            type=arguments.count,
             default=12,
             help="so many past customers, and a third as many others; 0: an empty CRM (12)",
         )
@@ -188,17 +191,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(str(item) for item in value) or "-"
     return "-" if value is None else str(value)
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number

@@ -10,6 +10,7 @@ from django.contrib.auth.models import AbstractUser
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from credentials.vault import VaultError
+from sopengine import arguments
 from tasks import approvals
 from tasks.models import Approval
 from tasks.short_ids import NoSuchId, find, short
@@ -26,7 +27,7 @@ class Command(BaseCommand):
         listing = verbs.add_parser("list", help="open questions, oldest first")
         listing.add_argument("--all", action="store_true", help="answered, expired and void ones too")
         listing.add_argument("--drafts", action="store_true", help="with the question and the draft, in full")
-        listing.add_argument("--limit", type=int, default=100)
+        listing.add_argument("--limit", type=arguments.limit, default=100)
         listing.add_argument("--json", action="store_true")
         answer = verbs.add_parser("answer", help="answer one question")
         answer.add_argument("id", help="the question's id, or its first characters")

@@ -22,7 +22,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.urls import reverse
 
 from crm.providers.mock import shared_state
-from sopengine import clock
+from sopengine import arguments, clock
 from sopengine.webserver import FIRST_PORT, DevelopmentServer, NoPort
 from tasks import demo
 from tasks.loop import DrainLoop
@@ -48,7 +48,10 @@ class Command(BaseCommand):
         )
         parser.add_argument("--no-serve", action="store_true", help="end after the summary")
         parser.add_argument(
-            "--port", type=int, default=FIRST_PORT, help="first port to try (default %(default)s)"
+            "--port",
+            type=arguments.port,
+            default=FIRST_PORT,
+            help="first port to try (default %(default)s)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from sopengine import arguments
 from sopengine.webserver import FIRST_PORT, DevelopmentServer, NoPort
 from tasks.loop import DrainLoop
 
@@ -32,7 +33,10 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Take the first port to try."""
         parser.add_argument(
-            "--port", type=int, default=FIRST_PORT, help="first port to try (default %(default)s)"
+            "--port",
+            type=arguments.port,
+            default=FIRST_PORT,
+            help="first port to try (default %(default)s)",
         )
 
     def handle(self, *args: Any, port: int, **options: Any) -> None:

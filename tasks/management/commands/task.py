@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from sopengine import arguments
 from tasks import engine, timeline
 from tasks.models import Task
 from tasks.short_ids import NoSuchId, find, short
@@ -32,7 +33,7 @@ class Command(BaseCommand):
         listing.add_argument("--status", choices=[*Task.Status.values])
         listing.add_argument("--sop", metavar="SLUG")
         listing.add_argument("--parent", metavar="ID", help="only the runs that this one started")
-        listing.add_argument("--limit", type=int, default=50)
+        listing.add_argument("--limit", type=arguments.limit, default=50)
         listing.add_argument("--json", action="store_true")
         show = verbs.add_parser("show", help="the story of one run")
         show.add_argument("id", help="the run's id, or its first characters")
