@@ -17,7 +17,9 @@ from tasks.models import Sop, SopVersion  # noqa: E402
 SHAPES = {
     "noop": [{"key": f"s{n}", "handler": "bench.noop"} for n in range(1, 6)],
     "once": [{"key": f"s{n}", "handler": "bench.once"} for n in range(1, 4)],
-    "find": [{"key": f"s{n}", "handler": "crm.find", "with": {"customer_id": f"cus_{n:04d}"}} for n in range(1, 6)],
+    "find": [
+        {"key": f"s{n}", "handler": "crm.find", "with": {"customer_id": f"cus_{n:04d}"}} for n in range(1, 6)
+    ],
 }
 # As journal.insert_tasks leaves them, made inside the database so that a million takes seconds.
 ROWS = """
