@@ -256,6 +256,7 @@ ENGINE_CALL_TIMEOUT = env.number("ENGINE_CALL_TIMEOUT", 15.0, least=0.01)
 ENGINE_LEASE = env.number("ENGINE_LEASE", 60.0, least=0.01)
 ENGINE_DEADLINE = env.number("ENGINE_DEADLINE", 45.0, least=0.01)
 ENGINE_SWEEP = env.number("ENGINE_SWEEP", 15.0, least=0.01)
+ENGINE_BRAKE = env.number("ENGINE_BRAKE", 60.0, least=0.01)  # rest after workers died again and again
 ENGINE_SLICE = env.number("ENGINE_SLICE", 60.0, least=0.01)
 ENGINE_SLICE_STEPS = env.whole("ENGINE_SLICE_STEPS", 20_000, least=1)
 ENGINE_THREADS = env.whole("ENGINE_THREADS", 16, least=1)

@@ -33,7 +33,6 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 MARKED = frozenset({Effect.VERIFY_FIRST, Effect.AT_MOST_ONCE})
 MOST_DEATHS = 20  # of workers, without one step done in between
-BRAKE_SECONDS = 60.0
 DRY_SECONDS = 0.1  # between looks for new work while steps are under way
 FAIR_EVERY = 4  # each fourth claim goes by age alone, so that no priority starves
 
@@ -149,8 +148,8 @@ class Drain:
 
     def _mind_deaths(self, rows: list[journal.Row]) -> None:
         """When workers die again and again and no step is done, it is the host, not the task."""
-        if rows and journal.note_death(MOST_DEATHS, BRAKE_SECONDS):
-            text = "Workers stop again and again and no step gets done. The engine rests for a minute."
+        if rows and journal.note_death(MOST_DEATHS, settings.ENGINE_BRAKE):
+            text = "Workers stop again and again and no step gets done. The engine rests for a while."
             outbox.post(
                 text, severity="critical", kind="escalation", dedupe=f"brake:{rows[0]['now']:%Y-%m-%dT%H}"
             )

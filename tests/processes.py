@@ -33,6 +33,7 @@ FAST_ENGINE = {
     "ENGINE_DEADLINE": "1.2",
     "ENGINE_LEASE": "1.5",
     "ENGINE_SWEEP": "0.5",
+    "ENGINE_BRAKE": "1",
     "ENGINE_SLICE": "5",
     "ENGINE_RETRY_WAITS": "0.2,0.4,0.8",
     "WORKER_GRACE": "5",

@@ -60,7 +60,7 @@ def test_a_flushed_redis_loses_no_run(
 ) -> None:
     scene = stage(**NO_HURRY, ENGINE_THREADS="4")
     scene.ledger.delay = lambda: 0.1
-    scene.desk.start(scene.desk.publish(FIVE), people(1_000 if SOAK else 200))
+    scene.desk.start(scene.desk.publish(FIVE), people(1_000 if SOAK else 120))
     scene.desk.send("engine.drain", 100)
     scene.worker()
     flushes = 0
@@ -86,12 +86,12 @@ def test_while_redis_is_down_the_web_answers_and_afterwards_the_workers_go_on(
     web.ready()
     eventually(lambda: scene.desk.counts().get("completed"), RECOVERY, what=scene.said)
     slow = sop("slow", step("slow", "probe.slow", params={"seconds": 3}))
-    scene.desk.start(scene.desk.publish(slow), people(80), priority=0)
+    scene.desk.start(scene.desk.publish(slow), people(40), priority=0)
     scene.desk.send("engine.drain", 50)
     time.sleep(1)  # all pool processes are at work, and the worker holds messages that it has not begun
     redis_server.kill()
     slowest = 0.0
-    ends = time.monotonic() + (30 if SOAK else 6)
+    ends = time.monotonic() + (30 if SOAK else 4)
     try:
         while time.monotonic() < ends:
             began = time.monotonic()

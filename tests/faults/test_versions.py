@@ -40,7 +40,7 @@ def test_a_run_whose_handler_is_gone_is_parked_and_goes_on_when_it_is_back(
     assert len(facts["notifications"]) == 1
     assert tally.deaths == 0
     assert bare.alive
-    bare.terminate()
+    bare.kill()
     scene.worker("with")
     assert scene.desk.signal(runs, "retry") == 20
     eventually(lambda: scene.desk.counts() == {"completed": 20}, RECOVERY, what=scene.said)
