@@ -35,6 +35,11 @@ FIVE = sop(
     MAIL,
     step("end", "probe.note"),
 )
+# For workers that are frozen, not killed: what is only looked up can be written again by one that was
+# frozen between its look and its write, and the promise does not say otherwise.
+KEYED = sop(
+    "keyed-steps", step("begin", "probe.note"), step("write", "probe.write"), MAIL, step("end", "probe.note")
+)
 MAILS = sop("one-mail", MAIL)
 
 

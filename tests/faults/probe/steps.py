@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from tasks.outcome import Done, Effect, Open, Outcome, StepRun, Transient, handler
 
 LEDGER = os.environ.get("PROBE_LEDGER", "")  # 127.0.0.1:port
-PATIENCE = 30.0  # seconds; the ledger answers as late as a test told it to
 
 
 class Entry(BaseModel):
@@ -20,10 +19,15 @@ class Entry(BaseModel):
     key: Open[str]
 
 
-def ask(method: str, path: str, patience: float = PATIENCE) -> dict[str, object]:
-    """Talk to the ledger; what the connection does not survive is unknown."""
-    connection = http.client.HTTPConnection(LEDGER, timeout=patience)
+def ask(step: StepRun, method: str, path: str) -> dict[str, object]:
+    """Talk to the ledger; what the connection does not survive is unknown.
+
+    Like all that sends, it looks at the deadline at the last moment before it does.
+    """
+    connection = http.client.HTTPConnection(LEDGER, timeout=max(0.05, step.deadline.remaining()))
     try:
+        connection.connect()
+        step.deadline.check()
         connection.request(method, path)
         answer: dict[str, object] = json.loads(connection.getresponse().read())
     except ConnectionRefusedError as error:
@@ -36,9 +40,8 @@ def ask(method: str, path: str, patience: float = PATIENCE) -> dict[str, object]
 
 
 def write(step: StepRun, kind: str) -> Done:
-    """Put one line into the ledger under this step's key; like all that sends, look at the deadline first."""
-    step.deadline.check()
-    ask("POST", f"/{kind}/{step.key()}", min(PATIENCE, max(0.05, step.deadline.remaining())))
+    """Put one line into the ledger under this step's key."""
+    ask(step, "POST", f"/{kind}/{step.key()}")
     return Done(values={"key": step.key()})
 
 
@@ -63,7 +66,7 @@ def keyed(step: StepRun) -> Outcome:
 
 def look(step: StepRun) -> Outcome | None:
     """Return Done when the ledger has the write of an earlier try."""
-    found = ask("GET", f"/checked/{step.key()}")["count"]
+    found = ask(step, "GET", f"/checked/{step.key()}")["count"]
     return Done(values={"key": step.key()}) if found else None
 
 
