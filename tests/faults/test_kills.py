@@ -15,12 +15,13 @@ from tests.faults.procedures import FIVE, KEYED, MAILS, people, sop, step
 from tests.faults.scene import RECOVERY, SOAK, Monkey, Scene
 from tests.processes import Worker, eventually
 
+LONG_CALLS = {"ENGINE_LEASE": "8", "ENGINE_DEADLINE": "7", "ENGINE_CALL_TIMEOUT": "6.9"}
 # Where a worker dies, and how often of those it passes there; the rarer it comes by, the likelier.
 POINTS = {
     "m1": ("after a claim", 0.25),
     "m2": ("after the answer of the other side", 0.05),
-    "m3": ("before the update of a settle", 0.2),
-    "m4": ("after an update, before its commit", 0.1),
+    "m3": ("before the update of a settle", 0.25),
+    "m4": ("after an update, before its commit", 0.12),
     "m5": ("after a settle", 0.3),
 }
 
@@ -30,13 +31,13 @@ def test_a_worker_that_dies_at_any_point_loses_and_repeats_nothing(
     stage: Callable[..., Scene], report: Callable[[str], None], point: str
 ) -> None:
     where, often = POINTS[point]
-    scene = stage(SOP_CRASH=f"{point}:{often}", ENGINE_BATCH="5")
+    scene = stage(SOP_CRASH=f"{point}:{often}", ENGINE_BATCH="3")
     scene.kept(scene.worker())
     runs = scene.desk.start(scene.desk.publish(FIVE), people(500 if SOAK else 30))
     runs += scene.desk.start(scene.desk.publish(MAILS), people(200 if SOAK else 15))
     tally, released = scene.release_all(300 if SOAK else 60)
     assert tally.completed + tally.unknown == tally.tasks == len(runs)
-    assert tally.unknown >= tally.died_in_once  # more only where a busy machine let a mail's deadline pass
+    assert tally.unknown == tally.died_in_once + tally.given_up
     assert tally.deaths > 0, "nobody died: the test shows nothing"
     report(summary(f"killed {where}", tally, quarantined_and_released=released))
 
@@ -53,7 +54,7 @@ def test_a_thousand_runs_under_random_kills_lose_nothing_and_mail_nobody_twice(
     with Monkey(lambda: kill_somebody(workers), (0.5, 1.5)) as monkey:
         tally, released = scene.release_all(900 if SOAK else 240)
     assert tally.completed + tally.unknown == tally.tasks == count + count // 10
-    assert tally.unknown >= tally.died_in_once  # more only where a busy machine let a mail's deadline pass
+    assert tally.unknown == tally.died_in_once + tally.given_up
     assert monkey.kills >= 3
     assert tally.deaths >= 50
     report(
@@ -82,7 +83,7 @@ def test_one_process_on_sqlite_under_random_kills_loses_nothing_and_mails_nobody
     embedded_stage: Callable[..., Scene], report: Callable[[str], None]
 ) -> None:
     count = 600 if SOAK else 60
-    scene = embedded_stage(SOP_CRASH="*:0.01", ENGINE_BATCH="20")
+    scene = embedded_stage(SOP_CRASH="*:0.007", ENGINE_BATCH="20")
     keeper = scene.kept(scene.embedded())
     scene.desk.start(scene.desk.publish(FIVE), people(count))
     tally, released = scene.release_all(600 if SOAK else 120)
@@ -107,7 +108,7 @@ def test_a_kill_with_the_request_in_flight_is_answered_by_the_effect_of_the_step
     stage: Callable[..., Scene],
 ) -> None:
     """None and idempotent run again, verify_first looks, at_most_once is put before a person."""
-    scene = stage(PostOffice(pause=30), ENGINE_LEASE="4", ENGINE_DEADLINE="3", ENGINE_CALL_TIMEOUT="2.9")
+    scene = stage(PostOffice(pause=30), **LONG_CALLS)
     scene.ledger.delay = lambda: 30.0
     runs = {
         key: scene.desk.start(scene.desk.publish(procedure), people(3))
@@ -149,7 +150,7 @@ def test_a_death_before_the_start_mark_of_a_mail_puts_nobody_before_a_question(
 
 def test_one_death_in_the_middle_of_many_mails_does_not_stop_the_engine(stage: Callable[..., Scene]) -> None:
     """Many runs died with one worker; that is one death, and nothing is wrong with the host."""
-    scene = stage(PostOffice(pause=30), ENGINE_THREADS="40", ENGINE_LEASE="4", ENGINE_DEADLINE="3")
+    scene = stage(PostOffice(pause=30), ENGINE_THREADS="40", **LONG_CALLS)
     scene.desk.start(scene.desk.publish(MAILS), people(40))
     worker = scene.worker(children=1)
     eventually(lambda: len(scene.post.letters) == 40, RECOVERY, what=scene.said)
@@ -157,14 +158,13 @@ def test_one_death_in_the_middle_of_many_mails_does_not_stop_the_engine(stage: C
     scene.post.pause = 0
     worker.restart()
     tally = scene.rest()
-    assert tally.unknown == 40
-    assert tally.died_in_once > 0
+    assert tally.unknown == tally.died_in_once == 40
     assert not scene.desk.sql("SELECT 1 FROM tasks_pulse WHERE name = 'brake'")
 
 
 def test_a_third_death_in_a_mail_still_puts_it_before_a_person(stage: Callable[..., Scene]) -> None:
     """Quarantine must not forget that the mail may have gone out, nor may a retry."""
-    scene = stage(PostOffice(pause=30), ENGINE_LEASE="4", ENGINE_DEADLINE="3", ENGINE_CALL_TIMEOUT="2.9")
+    scene = stage(PostOffice(pause=30), **LONG_CALLS)
     run = scene.desk.start(scene.desk.publish(MAILS), people(1))
     scene.desk.sql("UPDATE tasks_task SET crashes = 2")  # two have died before its start
     worker = scene.worker(children=1)

@@ -82,8 +82,9 @@ def test_a_number_is_finite_and_not_too_small(text: str) -> None:
 
 
 def test_numbers_with_commas() -> None:
-    assert Environment({"X": "2, 4,8.5"}).numbers("X", [1.0]) == [2.0, 4.0, 8.5]
-    assert problem(lambda env: env.numbers("X", [1.0]), X="2,-4").startswith("X: ")
+    assert Environment({"X": "2, 4,8.5"}).numbers("X", [1.0], most=10) == [2.0, 4.0, 8.5]
+    assert problem(lambda env: env.numbers("X", [1.0], most=10), X="2,-4").startswith("X: ")
+    assert "each at most 10" in problem(lambda env: env.numbers("X", [1.0], most=10), X="2,11")
 
 
 def test_a_choice_lists_what_there_is() -> None:

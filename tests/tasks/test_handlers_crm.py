@@ -189,7 +189,7 @@ def test_a_row_tells_a_template_nothing_that_says_who_a_person_is() -> None:
 
 
 def test_group_by_an_unknown_field_lists_the_known_ones() -> None:
-    with pytest.raises(DataError, match="no 'colour' in customers; it may be one of id, status"):
+    with pytest.raises(DataError, match="group_by is no field of customers; it may be one of id, status"):
         run("crm.for_each", step_run([customer(1)]), sop="greet", group_by="colour")
 
 
