@@ -1,5 +1,6 @@
 """Where the rest of the project gets a secret: the newest credential in force, else the environment."""
 
+import threading
 from typing import Any
 
 from django.conf import settings
@@ -16,6 +17,7 @@ Kind = Credential.Kind
 _KEPT = 1.0  # seconds a secret is used without looking at its row again
 _IN_FORCE = (Credential.Status.ACTIVE, Credential.Status.EXPIRING)
 _kept: dict[tuple[str, str], tuple[float, str | None]] = {}
+_reading = threading.Lock()
 
 # The setting that stands in where no credential is stored.
 ENVIRONMENT = {
@@ -35,13 +37,17 @@ def secret_for(service: str, kind: str = Kind.API_KEY) -> str | None:
     name = (service, str(kind))
     if connection.in_atomic_block:
         return _read(*name)
-    read_at, secret = _kept.get(name, (0.0, None))
-    now = clock.monotonic()
-    if name not in _kept or now - read_at >= _KEPT:
-        with own_connection():
-            secret = _read(*name)
-        _kept[name] = (now, secret)
-    return secret
+    known = _kept.get(name)
+    if known and (clock.monotonic() - known[0] < _KEPT or _reading.locked()):
+        return known[1]  # while one thread looks at the row, the others go on with what they had
+    with _reading:
+        known = _kept.get(name)
+        if known is None or clock.monotonic() - known[0] >= _KEPT:
+            now = clock.monotonic()
+            with own_connection():
+                known = (now, _read(*name))
+            _kept[name] = known
+        return known[1]
 
 
 def forget(**_signal: Any) -> None:

@@ -291,6 +291,7 @@ class Drain:
                 continue
             crashpoint("m2")
             self._advance(ready.turn, ready, reply)
+            self._hand_over()  # at once: its thread waits neither for the others' answers nor for the disk
         for job in self.crew.overdue():
             late = Transient("the step took longer than it may", code="deadline", sent="maybe")
             self._advance(job.subject.turn, job.subject, perform.Reply(late, (), 0))

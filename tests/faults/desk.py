@@ -4,9 +4,11 @@ The test tells it what to publish, start, signal and read; so the test's own Dja
 database, is in nobody's way. The desk lives through the faults of the others.
 """
 
+import socket
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
-from multiprocessing.connection import Listener
+from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
@@ -23,10 +25,15 @@ class Desk:
 
     def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
         self._lock = RLock()
-        with Listener(family="AF_UNIX") as listener:
-            command = [sys.executable, "-m", "tests.faults.run", "clerk", str(listener.address)]
-            self.process = Process(command, environment, log=folder / "desk.log")
-            self._line = listener.accept()
+        self._line: Connection | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="sop-desk-")
+        address = f"{self._folder.name}/line"  # the folder of a test can be too deep for a socket
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(address)
+        self._listener.listen(1)
+        self._listener.settimeout(60)
+        command = [sys.executable, "-m", "tests.faults.run", "clerk", address]
+        self.process = Process(command, environment, log=folder / "desk.log")
 
     def publish(self, sop: Mapping[str, Any]) -> int:
         """Publish a SOP, given as in its file; return the id of the version."""
@@ -75,15 +82,22 @@ class Desk:
 
     def close(self) -> None:
         """End the process."""
-        self._line.close()
+        if self._line is not None:
+            self._line.close()
+        self._listener.close()
         self.process.kill()
+        self._folder.cleanup()
 
     def _do(self, verb: str, **arguments: Any) -> Any:
         with self._lock:
-            self._line.send((verb, arguments))
             try:
+                if self._line is None:  # it had time to start while the test began other things
+                    line, _ = self._listener.accept()
+                    line.setblocking(True)
+                    self._line = Connection(line.detach())
+                self._line.send((verb, arguments))
                 good, answer = self._line.recv()
-            except EOFError:
+            except (EOFError, OSError):
                 raise AssertionError(f"the desk is gone:\n{self.process.output()[-3000:]}") from None
         if not good:
             raise AssertionError(f"the desk could not {verb}: {answer}")

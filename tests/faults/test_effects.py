@@ -78,9 +78,9 @@ def opened(stage: Callable[..., Scene], tmp_path: Path) -> Opened:
 
 def killed_in_flight(scene: Scene, procedures: Sequence[Sop], in_flight: Callable[[], int]) -> None:
     """Start runs, kill the worker when all of their calls are in flight, and let another one finish."""
+    worker = scene.worker()
     for procedure in procedures:
         scene.desk.start(scene.desk.publish(procedure), people(RUNS))
-    worker = scene.worker()
     eventually(lambda: in_flight() == RUNS * len(procedures), RECOVERY, what=scene.said)
     worker.kill()
     worker.restart()

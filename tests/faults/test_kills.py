@@ -15,7 +15,7 @@ from tests.faults.procedures import FIVE, KEYED, MAILS, people, sop, step
 from tests.faults.scene import RECOVERY, SOAK, Monkey, Scene
 from tests.processes import Worker, eventually
 
-LONG_CALLS = {"ENGINE_LEASE": "8", "ENGINE_DEADLINE": "7", "ENGINE_CALL_TIMEOUT": "6.9"}
+LONG_CALLS = {"ENGINE_LEASE": "6", "ENGINE_DEADLINE": "5.5", "ENGINE_CALL_TIMEOUT": "5.4"}
 # Where a worker dies, and how often of those it passes there; the rarer it comes by, the likelier.
 POINTS = {
     "m1": ("after a claim", 0.25),
@@ -46,7 +46,7 @@ def test_a_thousand_runs_under_random_kills_lose_nothing_and_mail_nobody_twice(
     stage: Callable[..., Scene], report: Callable[[str], None]
 ) -> None:
     count = 5_000 if SOAK else 1_000
-    scene = stage(SOP_CRASH="*:0.002", ENGINE_BATCH="20")
+    scene = stage(SOP_CRASH="*:0.0015", ENGINE_BATCH="20")
     workers = [scene.worker("first"), scene.worker("second")]
     scene.desk.start(scene.desk.publish(FIVE), people(count))
     scene.desk.start(scene.desk.publish(MAILS), people(count // 10))
@@ -82,11 +82,15 @@ def kill_somebody(workers: list[Worker]) -> bool:
 def test_one_process_on_sqlite_under_random_kills_loses_nothing_and_mails_nobody_twice(
     embedded_stage: Callable[..., Scene], report: Callable[[str], None]
 ) -> None:
-    count = 600 if SOAK else 60
-    scene = embedded_stage(SOP_CRASH="*:0.007", ENGINE_BATCH="20")
+    least, deaths = (600, 20) if SOAK else (60, 2)
+    scene = embedded_stage(SOP_CRASH="*:0.01", ENGINE_BATCH="20")
     keeper = scene.kept(scene.embedded())
-    scene.desk.start(scene.desk.publish(FIVE), people(count))
-    tally, released = scene.release_all(600 if SOAK else 120)
+    version, count, released = scene.desk.publish(FIVE), 0, 0
+    while count < least or (keeper.restarts < deaths and count < 20 * least):
+        scene.desk.start(version, people(30))
+        count += 30
+        tally, freed = scene.release_all(120)
+        released += freed
     assert tally.completed + tally.unknown == tally.tasks == count
     assert keeper.restarts > 0, "nobody died: the test shows nothing"
     report(
@@ -110,11 +114,11 @@ def test_a_kill_with_the_request_in_flight_is_answered_by_the_effect_of_the_step
     """None and idempotent run again, verify_first looks, at_most_once is put before a person."""
     scene = stage(PostOffice(pause=30), **LONG_CALLS)
     scene.ledger.delay = lambda: 30.0
+    worker = scene.worker()
     runs = {
         key: scene.desk.start(scene.desk.publish(procedure), people(3))
         for key, procedure in ONE_OF_EACH.items()
     }
-    worker = scene.worker()
     everybody_asked = lambda: len(scene.post.letters) == len(scene.ledger.raw) // 2 == 3  # noqa: E731
     eventually(everybody_asked, RECOVERY, what=scene.said)
     worker.kill()
@@ -184,9 +188,15 @@ def test_a_worker_that_sleeps_past_its_lease_writes_nothing_when_it_wakes(
 ) -> None:
     scene = stage(ENGINE_BATCH="10", ENGINE_THREADS="4")
     scene.ledger.delay = lambda: 0.2  # so that it falls asleep in the middle of something
-    sleeper, other = scene.worker("sleeper"), scene.worker("other")
+    sleeper = scene.worker("sleeper")
     scene.desk.start(scene.desk.publish(KEYED), people(300 if SOAK else 100))
-    for _ in range(8 if SOAK else 3):
+    eventually(lambda: running(scene), RECOVERY, every=0.02, what=scene.said)
+    sleeper.signal(signal.SIGSTOP, everyone=True)  # it is alone, so what runs is its own
+    other = scene.worker("other")
+    taken_over = "SELECT 1 FROM tasks_taskevent WHERE kind = 'claimed' AND data ? 'crashes'"
+    eventually(lambda: scene.desk.sql(taken_over), RECOVERY, every=0.02, what=scene.said)
+    sleeper.signal(signal.SIGCONT, everyone=True)
+    for _ in range(7 if SOAK else 2):
         eventually(lambda: running(scene) or scene.resting(), RECOVERY, what=scene.said)
         sleeper.signal(signal.SIGSTOP, everyone=True)
         time.sleep(1.6 * 1.5)

@@ -9,10 +9,10 @@ from tests.processes import eventually
 
 def test_a_run_stays_on_the_version_it_began_with(stage: Callable[..., Scene]) -> None:
     scene = stage(**NO_HURRY)
+    scene.worker()
     wait = step("wait", "flow.wait", params={"duration": "1 day", "event": "go"})
     old = scene.desk.publish(sop("edited", wait, step("write", "probe.write"), step("old", "probe.note")))
     runs = scene.desk.start(old, people(20))
-    scene.worker()
     eventually(lambda: scene.desk.counts() == {"waiting": 20}, RECOVERY, what=scene.said)
     new = scene.desk.publish(sop("edited", wait, step("new", "probe.note")))
     newer = scene.desk.start(new, people(20))
@@ -31,8 +31,8 @@ def test_a_run_whose_handler_is_gone_is_parked_and_goes_on_when_it_is_back(
     stage: Callable[..., Scene],
 ) -> None:
     scene = stage(**NO_HURRY)
-    runs = scene.desk.start(scene.desk.publish(FIVE), people(20))
     bare = scene.worker("without", PLUGINS="")
+    runs = scene.desk.start(scene.desk.publish(FIVE), people(20))
     eventually(lambda: scene.desk.counts() == {"paused": 20}, RECOVERY, what=scene.said)
     tally = scene.checked()
     facts = scene.desk.facts()
