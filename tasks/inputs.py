@@ -7,6 +7,8 @@ from typing import Any
 from tasks import templating
 from tasks.definition import SopDef
 
+LARGEST = 2**53  # beyond it JSON numbers lose their last digits
+
 
 class InputError(ValueError):
     """A run cannot start with these inputs; the sentence says which one and what is expected."""
@@ -42,13 +44,19 @@ def _value(
 def _integer(value: Any) -> int:
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise ValueError(value)
-    return int(value)
+    number = int(value)
+    if abs(number) > LARGEST:
+        raise ValueError(value)
+    return number
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool):
         raise ValueError(value)
-    return float(value)
+    number = float(value)
+    if not abs(number) <= LARGEST:  # NaN is not, either
+        raise ValueError(value)
+    return number
 
 
 def _boolean(value: Any) -> bool:

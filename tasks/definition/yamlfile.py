@@ -102,6 +102,9 @@ def _value(node: yaml.Node, path: Path, document: Document) -> Any:
     if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
         return [_value(inner, (*path, index), document) for index, inner in enumerate(node.value)]
     if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
+        if _UNSTORABLE.search(node.value):
+            document.findings.append(Finding(path, "has a character that no database keeps"))
+            return None
         try:
             return _SCALARS[node.tag](node.value)
         except (ValueError, KeyError):
@@ -126,6 +129,12 @@ def _mapping(node: yaml.MappingNode, path: Path, document: Document) -> dict[str
         key = str(key_node.value)
         here = (*path, key)
         document.key_places[here] = _place(key_node)
+        if _UNSTORABLE.search(key):
+            document.findings.append(
+                Finding((*path, "?"), "a key has a character that no database keeps", at_key=True)
+            )
+            document.key_places[*path, "?"] = _place(key_node)
+            continue
         if key in values:
             document.findings.append(Finding(here, "is there twice; keep one", at_key=True))
         values[key] = _value(value_node, here, document)
@@ -145,6 +154,7 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
 }
 
 
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and half of a pair: YAML's escapes can write both
 _RARE_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
 
 

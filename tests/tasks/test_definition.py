@@ -245,6 +245,9 @@ def test_only_true_and_false_are_flags_and_what_looks_like_a_date_is_text() -> N
         ("", 1, "has keys such as sop"),
         ("sop: a\n---\nsop: b", 2, "this is not YAML"),
         ("x" * 200_001, 1, "at most 200,000 are read"),
+        ('sop: try\nname: "a\\0b"', 2, "a character that no database keeps"),
+        ('sop: try\nname: "\\ud800"', 2, "a character that no database keeps"),
+        ('sop: try\n"na\\0me": b', 2, "a character that no database keeps"),
     ],
 )
 def test_what_is_not_our_yaml_is_refused_with_its_place(text: str, line: int, message: str) -> None:
