@@ -126,6 +126,8 @@ def _check_once(task: Row, told: list[Row], once: frozenset[str], tally: Tally) 
         if kind == "started":
             assert not begun, "it began again:\n" + _about(task, told)
             begun = True
+        elif kind == "late":
+            tally.given_up -= 1  # the answer came after all, and nobody need decide
         elif kind == "unknown":
             tally.given_up += not died
             assert begun, "it never began, and a person is asked:\n" + _about(task, told)
