@@ -6,41 +6,41 @@
 
 What cannot happen here: a retry, a redirect followed, a cookie kept, a proxy or a password taken from
 the environment, more than the allowed bytes in memory, a call past its deadline or longer than
-settings.ENGINE_CALL_TIMEOUT, a secret or a body in a log. There is one connection pool per thread and
-host; a Session above it would read redirects whole and merge the environment into each call.
+settings.ENGINE_CALL_TIMEOUT, a secret or a body in a log. There is one connection per thread and
+host (`connections`); a Session above it would read redirects whole and merge the environment into
+each call. Where an address was typed by staff, `guarded` keeps the call out of private networks
+(`addresses`).
 
 The status table (`status_error`):
-    2xx a value · 404, 410 not found · 401, 403 AuthError · 429 RateLimited · 408, 425, 5xx Transient
+    2xx a value · 404, 410 not found · 401 AuthError "auth" · 403 AuthError "forbidden"
+    429 RateLimited · 408, 425, 5xx Transient "http_<status>" · 1xx Transient "dropped"
     3xx Permanent "redirect" · other 4xx Permanent "http_<status>"
 """
 
 import http.client
-import io
 import json
 import logging
 import math
-import os
 import re
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar, cast
-from urllib.parse import urlencode, urlsplit
+from ipaddress import IPv6Address
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
 
 import requests
 import urllib3
 from django.conf import settings
-from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
-from sopengine import clock
+from sopengine import clock, connections
+from sopengine.addresses import INTERNET, Network, is_allowed
 from sopengine.errors import (
     AuthError,
     DataError,
@@ -57,13 +57,19 @@ CONNECT_SECONDS = 5.0
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_NODES = 50_000
+MAX_DIGITS = 40  # of a whole number
 MAX_HEADER = 8_000
 MAX_WAIT = 3_600.0
 WAIT_UNSAID = 60.0  # the pause after a 429 that names none
 DRAIN_BYTES = 65_536  # of an answer whose body nobody reads
+DRAIN_SECONDS = 0.5
+FRAMING_BYTES = 200_000  # that headers and the framing of chunks may take beside twice the body
 
 USER_AGENT = "sop-engine"
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
 
+Sign = Callable[[str, str, bytes], Mapping[str, str]]
 T = TypeVar("T", bound="Answer | int")
 
 
@@ -79,10 +85,16 @@ class Deadline(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: a JSON value, or None with `found` False for a 404 or 410."""
+    """What came back: a JSON value, or None with `found` False for a 404 or 410.
+
+    `replayed` says that the other side had done this before, under the same key (Idempotency-Replayed);
+    `rate_left` is how many calls it still allows (X-RateLimit-Remaining), None where it does not say.
+    """
 
     status: int
-    value: Any
+    value: Any = field(repr=False)
+    replayed: bool = False
+    rate_left: int | None = None
 
     @property
     def found(self) -> bool:
@@ -91,7 +103,12 @@ class Answer:
 
 
 class Client:
-    """Calls to one service at one address. Cheap to build; may be used by any thread."""
+    """Calls to one service at one address. Cheap to build; may be used by any thread.
+
+    `guarded`: staff typed the address. It must be https and lead to public addresses only, unless
+    settings.HTTP_ALLOWED_HOSTS names its host; Permanent "address_refused" says that it is not so.
+    `authorities` is a file with the only certificates to trust, "" for those the world trusts.
+    """
 
     def __init__(
         self,
@@ -101,12 +118,20 @@ class Client:
         connect_seconds: float = CONNECT_SECONDS,
         total_seconds: float = math.inf,
         max_bytes: int = MAX_BYTES,
+        guarded: bool = False,
+        network: Network = INTERNET,
+        authorities: str = "",
     ) -> None:
         self.service = service
         self.origin, self.prefix = checked_address(service, base_url)
         self.connect_seconds = connect_seconds
         self.total_seconds = total_seconds
         self.max_bytes = max_bytes
+        self.guarded = guarded and not is_allowed(*_host_and_port(self.origin))
+        self.network = network
+        self.authorities = authorities
+        if self.guarded and not self.origin.startswith("https://"):
+            raise Permanent(f"{service}: the address must begin with https://", code="address_refused")
 
     def call(
         self,
@@ -118,15 +143,43 @@ class Client:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         deadline: Deadline | None = None,
+        sign: Sign | None = None,
     ) -> Answer:
         """Make one call and return its answer, or raise a StepError.
 
         `path` begins with a slash and is quoted already; `label` stands for it in the log, where
-        neither address nor parameters appear; `body` is sent as JSON.
+        neither address nor parameters appear; `body` is sent as JSON. `sign` gets the method, the path
+        with its query and the body, each as they are sent, and returns more headers.
         """
-        content = None if body is None else json.dumps(body, allow_nan=False).encode()
-        request = self._prepared(method, path, params, content, headers)
+        try:
+            content = None if body is None else json.dumps(body, allow_nan=False).encode()
+            query = urlencode(list(params))
+        except ValueError:
+            raise DataError(f"{self.service}: the values cannot be sent", code="bad_request") from None
+        target = f"{path}{'?' if query else ''}{query}"
+        request = self._prepared(method, target, content, JSON, headers, sign)
         return self._told(label, request, lambda: self._exchange(request, deadline, self._read))
+
+    def form(
+        self,
+        path: str,
+        fields: Mapping[str, str],
+        *,
+        label: str,
+        headers: Mapping[str, str] | None = None,
+        deadline: Deadline | None = None,
+    ) -> Answer:
+        """Post a form to a token endpoint and return its answer, or raise a StepError.
+
+        A refusal with 400, 401 or 403 that says in JSON why (RFC 6749, 5.2) is an Answer too: look at its
+        status or for what was asked. Nothing at this address (404, 410) is Permanent "http_<status>".
+        """
+        try:
+            content = urlencode(list(fields.items())).encode()
+        except ValueError:
+            raise DataError(f"{self.service}: the values cannot be sent", code="bad_request") from None
+        request = self._prepared("POST", path, content, FORM, headers)
+        return self._told(label, request, lambda: self._exchange(request, deadline, self._read_token))
 
     def post(
         self,
@@ -142,7 +195,7 @@ class Client:
         What the answer says beside its status is not read. Nothing at this address (404, 410) is
         Permanent "http_<status>", since what was to take the post is not there.
         """
-        request = self._prepared("POST", path, (), content, headers)
+        request = self._prepared("POST", path, content, JSON, headers)
         return self._told(label, request, lambda: self._exchange(request, deadline, self._taken))
 
     def _told(self, label: str, request: requests.PreparedRequest, exchange: Callable[[], T]) -> T:
@@ -167,38 +220,63 @@ class Client:
         read: Callable[[requests.Response], T],
     ) -> T:
         total = self._allowed(deadline)
-        _line.until, _line.sent = time.monotonic() + total, "no"
+        call = self._begun(total)
         try:
-            response = _adapter(self.origin).send(
-                request, stream=True, timeout=(min(self.connect_seconds, total), total), verify=True
+            response = connections.adapter_for(self.origin, call).send(
+                request,
+                stream=True,
+                timeout=(min(self.connect_seconds, total), total),
+                verify=self.authorities or True,
             )
             return read(response)
+        except DataError:
+            connections.drop(self.origin, call)
+            raise
         except (requests.RequestException, HTTPError, OSError, http.client.HTTPException) as error:
-            raise transport_error(self.service, error, _line.sent) from None
+            connections.drop(self.origin, call)
+            raise transport_error(self.service, error, call.sent) from None
+
+    def _begun(self, total: float) -> connections.Call:
+        """Begin a call of so many seconds in this thread."""
+        now = time.monotonic()
+        return connections.begin(
+            connections.Call(
+                service=self.service,
+                until=now + total,
+                connect_until=now + min(self.connect_seconds, total),
+                bytes_left=2 * self.max_bytes + FRAMING_BYTES,
+                network=self.network,
+                guarded=self.guarded,
+                authorities=self.authorities,
+            )
+        )
 
     def _prepared(
         self,
         method: str,
         path: str,
-        params: Iterable[tuple[str, str]],
         content: bytes | None,
+        kind: str,
         headers: Mapping[str, str] | None,
+        sign: Sign | None = None,
     ) -> requests.PreparedRequest:
         """Return the request, built by hand: every part of it is checked or quoted already."""
-        query = urlencode(list(params))
+        target = as_sent(self.prefix + path)
         request = requests.PreparedRequest()
         request.method = method
-        request.url = f"{self.origin}{self.prefix}{path}{'?' if query else ''}{query}"
+        request.url = self.origin + target
         request.headers = CaseInsensitiveDict(checked_headers(headers or {}))
-        request.headers["Accept"] = "application/json"
+        request.headers["Accept"] = JSON
         request.headers["Accept-Encoding"] = "gzip"
         request.headers.setdefault("User-Agent", USER_AGENT)
         if content is not None:
             request.body = content
-            request.headers["Content-Type"] = "application/json"
+            request.headers["Content-Type"] = kind
             request.headers["Content-Length"] = str(len(content))
         elif method not in ("GET", "HEAD"):
             request.headers["Content-Length"] = "0"
+        if sign is not None:
+            request.headers.update(checked_headers(sign(method, target, content or b"")))
         return request
 
     def _allowed(self, deadline: Deadline | None) -> float:
@@ -213,25 +291,44 @@ class Client:
         return left
 
     def _read(self, response: requests.Response) -> Answer:
-        """Return the answer's value or raise what its status means; the connection is left clean."""
+        """Return the answer, or raise what its status means."""
         status = response.status_code
-        whole = False
+        if 200 <= status < 300:
+            return self._answer(response)
+        _drain(response)
+        if status in (404, 410):
+            return Answer(status, None)
+        raise status_error(self.service, status, response.headers)
+
+    def _read_token(self, response: requests.Response) -> Answer:
+        """Return the answer of a token endpoint: a token, or the object that says why there is none."""
+        status = response.status_code
+        if 200 <= status < 300:
+            return self._answer(response)
+        if status in (400, 401, 403):
+            with suppress(DataError):
+                answer = self._answer(response)
+                if isinstance(answer.value, dict):
+                    return answer
+        response.raw.close()
+        raise status_error(self.service, status, response.headers)
+
+    def _answer(self, response: requests.Response) -> Answer:
+        """Return the answer, read whole and let go; a DataError says that its connection is of no use."""
+        status, headers, whole = response.status_code, response.headers, False
         try:
-            if not 200 <= status < 300:
-                whole = len(response.raw.read(DRAIN_BYTES, decode_content=False)) < DRAIN_BYTES
-                if status in (404, 410):
-                    return Answer(status, None)
-                raise status_error(self.service, status, response.headers)
-            raw = response.raw.read(self.max_bytes + 1, decode_content=True)
+            raw = _bytes(response, self.max_bytes + 1, unpack=True)
             whole = len(raw) <= self.max_bytes
-            if not whole:
-                raise self._bad("too_large", f"answered with more than {self.max_bytes} bytes")
-            return Answer(status, self._value(raw, response.headers) if raw or status != 204 else None)
         finally:
             if whole:
                 response.raw.release_conn()
             else:
                 response.raw.close()
+        if not whole:
+            raise self._bad("too_large", f"answered with more than {self.max_bytes} bytes")
+        value = self._value(raw, headers) if raw or status not in (204, 205) else None
+        replayed = headers.get("Idempotency-Replayed", "").strip().lower() == "true"
+        return Answer(status, value, replayed, rate_left(headers))
 
     def _taken(self, response: requests.Response) -> int:
         """Return a 2xx status or raise what another one means; the rest of the answer is not waited for."""
@@ -241,8 +338,11 @@ class Client:
         return response.status_code
 
     def _value(self, raw: bytes, headers: Mapping[str, str]) -> Any:
+        coding = headers.get("Content-Encoding", "identity").strip().lower()
+        if coding not in ("identity", "gzip", "x-gzip", "deflate"):
+            raise self._bad("bad_coding", "answered in a coding that was not asked for")
         kind = headers.get("Content-Type", "").split(";")[0].strip().lower()
-        if kind and kind != "application/json" and not kind.endswith("+json"):
+        if kind and kind != JSON and not kind.endswith("+json"):
             raise self._bad("not_json", "answered with something else than JSON")
         try:
             return read_json(raw)
@@ -254,14 +354,43 @@ class Client:
         return DataError(f"{self.service} {what}", code=code, sent="maybe")
 
 
+def _bytes(response: requests.Response, most: int, *, unpack: bool) -> bytes:
+    """Return at most so many bytes of the answer's body."""
+    try:
+        raw: bytes = response.raw.read(most, decode_content=unpack)
+        return raw
+    except ValueError:  # the library means to read a chunk of -5 bytes
+        raise http.client.IncompleteRead(b"") from None
+
+
+def _drain(response: requests.Response) -> None:
+    """Read what is left of an answer whose status says it all, so that its connection can be kept.
+
+    Where that takes long, or fails, or another answer is to follow (1xx), the connection is closed.
+    """
+    if response.status_code < 200:
+        response.raw.close()  # before it is read: the library keeps what was read to its end
+        return
+    whole = False
+    connections.hurry(DRAIN_SECONDS)
+    with suppress(HTTPError, OSError, http.client.HTTPException, DataError):
+        whole = len(_bytes(response, DRAIN_BYTES, unpack=False)) < DRAIN_BYTES
+    if whole:
+        response.raw.release_conn()
+    else:
+        response.raw.close()
+
+
 # -- what an end means -----------------------------------------------------------------------------
 
 
 def status_error(service: str, status: int, headers: Mapping[str, str]) -> StepError:
     """Return the StepError of an answer whose status is not 2xx; for `call`, 404 and 410 are answers."""
     asked = headers.get("Retry-After")
-    if status in (401, 403):
-        return AuthError(f"{service} refused our credential ({status})")
+    if status == 401:
+        return AuthError(f"{service} does not accept our credential (401)", code="auth")
+    if status == 403:
+        return AuthError(f"{service} does not allow this with our credential (403)", code="forbidden")
     if status == 429:
         wait = retry_after(asked, headers.get("Date"))
         return RateLimited(
@@ -271,7 +400,14 @@ def status_error(service: str, status: int, headers: Mapping[str, str]) -> StepE
         wait = retry_after(asked, headers.get("Date"))
         return Transient(f"{service} failed ({status})", code=f"http_{status}", retry_after=wait)
     if 300 <= status < 400:
-        return Permanent(f"{service} answered with a redirect, which is not followed", code="redirect")
+        # After a write, "go and look there" (302, 303) mostly means that it was done.
+        return Permanent(
+            f"{service} answered with a redirect, which is not followed",
+            code="redirect",
+            sent="maybe" if status in (302, 303) else "no",
+        )
+    if status < 200:
+        return Transient(f"{service} announced an answer that is not waited for", code="dropped")
     return Permanent(f"{service} refused the request ({status})", code=f"http_{status}")
 
 
@@ -279,16 +415,32 @@ def transport_error(service: str, error: Exception, sent: Sent) -> StepError:
     """Return the StepError of a call without an answer; `sent` is "no" until its first byte left."""
     if isinstance(error, requests.exceptions.ContentDecodingError | urllib3.exceptions.DecodeError):
         return DataError(f"{service} answered with unreadable bytes", code="bad_coding", sent="maybe")
-    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader):
+    unsendable = isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader)
+    if unsendable and sent == "no":  # the header that is invalid may also be one of the answer
         return DataError(f"{service}: the request cannot be sent", code="bad_request", sent="no")
-    slow = isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError)
-    unread = isinstance(error, requests.exceptions.ReadTimeout | urllib3.exceptions.ReadTimeoutError)
-    if sent == "no" and not unread:
+    slow = _is_slow(error)
+    if sent == "no" and isinstance(error, requests.exceptions.SSLError):
+        words = f"{service} cannot be reached: no certificate that we trust"
+        return Transient(words, code="unreachable", sent="no")
+    if sent == "no":
         code = "connect_timeout" if slow else "unreachable"
         return Transient(f"{service} cannot be reached", code=code, sent="no")
     if slow:
         return Transient(f"{service} did not answer in time", code="timeout", sent="maybe")
     return Transient(f"{service} broke the connection", code="dropped", sent="maybe")
+
+
+def _is_slow(error: BaseException) -> bool:
+    """Say whether the time was over: the libraries wrap that in errors with other names."""
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
+        return True
+    return any(_is_slow(inner) for inner in error.args if isinstance(inner, BaseException))
+
+
+def rate_left(headers: Mapping[str, str]) -> int | None:
+    """Return how many calls the other side says that it still allows; None for none or nonsense."""
+    told = headers.get("X-RateLimit-Remaining") or headers.get("RateLimit-Remaining") or ""
+    return int(told) if re.fullmatch(r"\s*\d{1,9}\s*", told, re.ASCII) else None
 
 
 _SECONDS = re.compile(r"\s*(-?)(\d{1,12})(\.\d{1,9})?\s*", re.ASCII)
@@ -332,7 +484,9 @@ def checked_address(service: str, base_url: str) -> tuple[str, str]:
     except ValueError:
         parts, port = urlsplit(""), None
     plain = base_url.isascii() and base_url.isprintable() and " " not in base_url
-    if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+    name = parts.hostname or ""
+    usable = parts.scheme in ("http", "https") and port != 0 and _is_host(name)
+    if not usable or not plain:
         raise Permanent(
             f"{service}: the address must look like https://host or https://host/path", code="not_configured"
         )
@@ -340,11 +494,49 @@ def checked_address(service: str, base_url: str) -> tuple[str, str]:
         raise Permanent(
             f"{service}: the address must have no password, query or fragment", code="not_configured"
         )
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{name}]" if ":" in name else name
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}", parts.path.rstrip("/")
 
 
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63}){0,60}\.?")
+
+
+def _is_host(name: str) -> bool:
+    """Say whether this is a host's name or IP address."""
+    if ":" not in name:
+        return len(name) <= 253 and _HOST.fullmatch(name) is not None
+    try:
+        return IPv6Address(name).scope_id is None
+    except ValueError:
+        return False
+
+
+def _host_and_port(origin: str) -> tuple[str, int]:
+    parts = urlsplit(origin)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+_PLAIN_TARGET = re.compile(r"/([A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-F]{2})*")
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
+
+
+def as_sent(target: str) -> str:
+    """Return a path with its query just as it goes over the line, so that it can be signed.
+
+    What is quoted stays so, what must be and is not becomes so.
+    """
+    if not _PLAIN_TARGET.fullmatch(target):
+        escaped = _ESCAPE.sub(lambda escape: escape[0].upper() if escape[1] else "%25", target)
+        quoted = quote(escaped, safe="%!$&'()*+,;=:@/?", errors="replace")
+        target = quoted if quoted.startswith("/") else f"/{quoted}"
+    path, mark, query = target.partition("?")
+    return f"{path}{mark}{query}" if query else path
+
+
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_OUR_HEADERS = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "expect", "upgrade", "te"}
+)
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
 
 
@@ -353,6 +545,8 @@ def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
             raise DataError("a header's name must be letters, digits and hyphens", code="bad_header")
+        if name.lower() in _OUR_HEADERS:
+            raise DataError(f"the header {name} is set by the connection itself", code="bad_header")
         if len(value) > MAX_HEADER or not _HEADER_VALUE.fullmatch(value):
             raise DataError(
                 f"the header {name} must be printable ASCII of at most {MAX_HEADER} characters",
@@ -375,22 +569,32 @@ def _finite(text: str) -> float:
     return number
 
 
+def _whole(text: str) -> int:
+    if len(text.lstrip("-")) > MAX_DIGITS:
+        raise ValueError("a number is too large")
+    return int(text)
+
+
 _DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+_WARY_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
+_UNCLEAN = re.compile(rb"\\u(0000|[dD][89a-fA-F])")
+_LONG_NUMBER = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
 
 
 def read_json(raw: bytes) -> Any:
     """Return the JSON value of UTF-8 bytes in a form that every database takes, or raise ValueError.
 
-    NaN, infinities and a value that is too deep (50) or too large (50,000 nodes) are refused; NUL is
-    dropped from texts and a lone surrogate becomes the replacement character. The errors say
-    nothing of the content.
+    NaN, infinities, whole numbers of more than 40 digits and a value that is too deep (50) or too
+    large (50,000 nodes) are refused; NUL is dropped from texts and a lone surrogate becomes the
+    replacement character, in names too. Of a name that comes twice the last value counts. The
+    errors say nothing of the content.
     """
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8") from None
     try:
-        value = _DECODER.decode(text)
+        value = (_WARY_DECODER if _LONG_NUMBER.search(raw) else _DECODER).decode(text)
     except RecursionError:
         raise ValueError("it is too deep") from None
     except json.JSONDecodeError:
@@ -400,7 +604,7 @@ def read_json(raw: bytes) -> Any:
     if nested > MAX_DEPTH or nested + raw.count(b",") >= MAX_NODES:
         _check_shape(value)
     # Only an escape can bring NUL or a surrogate: the decoder refuses them raw.
-    return _clean(value) if b"\\u" in raw else value
+    return _clean(value) if _UNCLEAN.search(raw) else value
 
 
 def _check_shape(value: Any) -> None:
@@ -429,7 +633,10 @@ def _clean(value: Any) -> Any:
     if isinstance(value, list):
         return [_clean(item) for item in value]
     if isinstance(value, dict):
-        return {clean_text(name): _clean(item) for name, item in value.items()}
+        cleaned = {clean_text(name): _clean(item) for name, item in value.items()}
+        if len(cleaned) < len(value):
+            raise ValueError("two of its names are one")
+        return cleaned
     return value
 
 
@@ -439,115 +646,3 @@ def clean_text(text: str) -> str:
         return text.replace("\0", "")
     # Pairs were joined by the decoder; what is left of U+D800 to U+DFFF stands alone.
     return text.replace("\0", "").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-# -- the line ------------------------------------------------------------------------------------------
-
-
-class _Line(threading.local):
-    """This thread's pools, and the state of the call it is making."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.adapters: dict[str, HTTPAdapter] = {}
-        self.until = 0.0
-        self.sent: Sent = "no"
-
-
-_line = _Line()
-
-
-def _adapter(origin: str) -> HTTPAdapter:
-    """Return this thread's pool for the origin; a forked process never uses its parent's sockets."""
-    if _line.pid != os.getpid():
-        _line.pid, _line.adapters = os.getpid(), {}
-    found = _line.adapters.get(origin)
-    if found is None:
-        found = _line.adapters[origin] = _Adapter(pool_connections=1, pool_maxsize=1, max_retries=0)
-    return found
-
-
-class _TimedReader(io.RawIOBase):
-    """Reads from a socket until the call's own end, however slowly the bytes drip."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._raw = sock.makefile("rb", buffering=0)
-        self.ended = False
-
-    def readable(self) -> bool:
-        """Say that this is for reading."""
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        """Read what is there; TimeoutError when the call's time is over."""
-        left = _line.until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the call's time is over")
-        self._sock.settimeout(left)
-        count = cast("io.RawIOBase", self._raw).readinto(buffer)
-        self.ended = count == 0
-        return count
-
-    def close(self) -> None:
-        """Let go of the socket."""
-        self._raw.close()
-        super().close()
-
-
-class _TimedResponse(http.client.HTTPResponse):
-    """An answer read through a _TimedReader, status line and headers included."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp.close()
-        self._reader = _TimedReader(sock)
-        self.fp = io.BufferedReader(self._reader)
-
-    def begin(self) -> None:
-        """Read status and headers; the library takes a line that was cut off for the last one."""
-        super().begin()
-        if self._reader.ended:
-            raise http.client.RemoteDisconnected("the connection ended within the headers")
-
-
-def _begin_sending(connection: urllib3.connection.HTTPConnection) -> None:
-    """Connect if need be, and only then count the request as sent: before that, nothing left."""
-    if connection.sock is None:
-        connection.connect()
-    _line.sent = "maybe"
-
-
-class _Connection(urllib3.connection.HTTPConnection):
-    response_class = _TimedResponse
-
-    def send(self, data: Any) -> None:
-        """Send a part of the request."""
-        _begin_sending(self)
-        super().send(data)
-
-
-class _SecureConnection(urllib3.connection.HTTPSConnection):
-    response_class = _TimedResponse
-
-    def send(self, data: Any) -> None:
-        """Send a part of the request."""
-        _begin_sending(self)
-        super().send(data)
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
-
-
-class _Adapter(HTTPAdapter):
-    """Hands out our connections; a guard for addresses that staff type belongs in these classes."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Build the pool from our connection classes."""
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}

@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ import responses
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sopengine.connections import IDLE_SECONDS
 from sopengine.errors import (
     AuthError,
     DataError,
@@ -24,7 +26,7 @@ from sopengine.errors import (
     StepError,
     Transient,
 )
-from sopengine.http import Client, clean_text, read_json, retry_after
+from sopengine.http import Answer, Client, as_sent, clean_text, read_json, retry_after
 
 Script = Callable[[socket.socket], None]
 
@@ -214,7 +216,7 @@ def test_what_is_not_there_is_no_error(wire: Wire, status: int) -> None:
     ("status", "kind", "code", "sent"),
     [
         (401, AuthError, "auth", "no"),
-        (403, AuthError, "auth", "no"),
+        (403, AuthError, "forbidden", "no"),
         (429, RateLimited, "rate_limited", "no"),
         (400, Permanent, "http_400", "no"),
         (409, Permanent, "http_409", "no"),
@@ -223,6 +225,8 @@ def test_what_is_not_there_is_no_error(wire: Wire, status: int) -> None:
         (500, Transient, "http_500", "maybe"),
         (503, Transient, "http_503", "maybe"),
         (301, Permanent, "redirect", "no"),
+        (302, Permanent, "redirect", "maybe"),
+        (303, Permanent, "redirect", "maybe"),
         (307, Permanent, "redirect", "no"),
     ],
 )
@@ -265,6 +269,18 @@ DATE = "Sat, 21 Nov 2026 12:00:00 GMT"
         ("-30", 1.0),
         ("999999999", 3600.0),
         ("9" * 5000, None),
+        ("9" * 12, 3600.0),
+        ("-0", 1.0),
+        ("1e3", None),
+        ("nan", None),
+        ("Infinity", None),
+        ("7, 8", None),
+        ("\u0667", None),  # a seven in another script
+        ("Sat, 21 Nov 2026 12:02:00 +0100", 1.0),
+        ("Sat, 21 Nov 2026 12:02:00 +9999", None),
+        ("Sat, 21 Nov 2026 12:02:00 -0000", 120.0),
+        ("Fri, 31 Dec 9999 23:59:59 -2300", 3600.0),
+        ("Mon, 01 Jan 0001 00:00:00 +2300", 1.0),
         ("soon", None),
         ("", None),
         (None, None),
@@ -292,8 +308,22 @@ def test_a_429_and_a_503_obey_retry_after(wire: Wire) -> None:
         assert error_of(wire).retry_after == 9.0
 
 
+dates = st.builds(
+    "{}, {} {} {} {}:{}:{} {}".format,
+    st.sampled_from(["Sat", "Saturday", "x"]),
+    st.integers(-1, 40),
+    st.sampled_from(["Nov", "Feb", "Foo", "11"]),
+    st.integers(-1, 10_000),
+    *(st.integers(-1, 99) for _ in range(3)),
+    st.sampled_from(["GMT", "+0000", "-0000", "+2359", "-2359", "+9999", "EST", "Z", ""]),
+)
+
+
 @patient
-@given(st.text() | st.integers().map(str) | st.floats().map(str), st.none() | st.text())
+@given(
+    st.text() | st.integers().map(str) | st.floats().map(str) | dates,
+    st.none() | st.text() | dates,
+)
 def test_any_retry_after_is_none_or_within_the_hour(asked: str, date: str | None) -> None:
     seconds = retry_after(asked, date)
 
@@ -345,9 +375,8 @@ def drip(sock: socket.socket, data: bytes) -> None:
         lambda sock: time.sleep(1.5),
         lambda sock: drip(sock, reply(b"{}", "200 OK", f"X: {'x' * 500}")),
         lambda sock: (sock.sendall(reply(b" " * 500)[:-500]), drip(sock, b" " * 500)),
-        lambda sock: (sock.sendall(reply(b" " * 500, "404 No")[:-500]), drip(sock, b" " * 500)),
     ],
-    ids=["silence", "dripping headers", "dripping body", "dripping body of a 404"],
+    ids=["silence", "dripping headers", "dripping body"],
 )
 def test_a_slow_answer_ends_at_the_total_time_and_may_have_been_sent(wire: Wire, script: Script) -> None:
     wire.script = script
@@ -357,6 +386,24 @@ def test_a_slow_answer_ends_at_the_total_time_and_may_have_been_sent(wire: Wire,
 
     assert (type(error), error.reason, error.sent) == (Transient, "timeout", "maybe")
     assert 0.25 <= time.monotonic() - started < 1.2
+
+
+@pytest.mark.parametrize("rest", [lambda sock: drip(sock, b" " * 500), hang_up, lambda sock: time.sleep(4)])
+def test_a_status_that_says_it_all_is_believed_whatever_becomes_of_its_body(wire: Wire, rest: Script) -> None:
+    for status, retry in (("404 No", ""), ("429 Slower", "Retry-After: 7"), ("503 Down", "")):
+        head = reply(b" " * 500, status, *([retry] if retry else []))[:-500]
+        wire.script = lambda sock, head=head: (sock.sendall(head), rest(sock))  # type: ignore[misc]
+        started = time.monotonic()
+
+        if status == "404 No":
+            assert Client("crm", wire.url).call("GET", "/x", label="x").found is False
+        else:
+            error = error_of(wire)
+            assert (error.reason, error.retry_after) in (("rate_limited", 7.0), ("http_503", None))
+        assert time.monotonic() - started < 3
+    wire.script = lambda sock: sock.sendall(reply(b"{}"))
+    call(wire)
+    assert wire.connections == 4  # none of them was kept
 
 
 def test_the_time_before_a_first_byte_is_not_given_again_after_it(wire: Wire) -> None:
@@ -393,6 +440,14 @@ def test_a_kept_connection_that_is_cut_as_it_is_used_may_have_been_sent(wire: Wi
     wire.script = hang_up
 
     assert error_of(wire, "POST", body={}).sent == "maybe"
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(wire: Wire) -> None:
+    call(wire, "POST", body={})
+    time.sleep(IDLE_SECONDS + 0.1)
+    call(wire, "POST", body={})
+
+    assert wire.connections == 2
 
 
 def test_after_a_break_the_next_call_connects_anew(wire: Wire) -> None:
@@ -482,6 +537,29 @@ def test_nul_and_lone_surrogates_do_not_come_in() -> None:
     assert read_json(raw) == {"ab": ["xy", "�", "😀", "��", "café"]}
 
 
+@pytest.mark.parametrize("half", ["d800", "DBFF", "dc00", "DfFf"])
+def test_each_half_of_a_pair_is_found_in_texts_and_names(half: str) -> None:
+    assert read_json(f'{{"a\\u{half}": "\\u{half}b"}}'.encode()) == {"a\ufffd": "\ufffdb"}
+
+
+def test_names_that_become_one_when_they_are_cleaned_are_refused() -> None:
+    with pytest.raises(ValueError, match="two of its names are one"):
+        read_json(rb'{"name": "Ada", "na\u0000me": "Eve"}')
+
+
+def test_of_a_name_that_comes_twice_the_last_value_counts() -> None:
+    assert read_json(b'{"a": 1, "a": 2}') == {"a": 2}
+
+
+def test_whole_numbers_are_read_up_to_forty_digits_and_texts_of_any() -> None:
+    assert read_json(b"[" + b"9" * 40 + b", -" + b"9" * 40 + b"]") == [10**40 - 1, 1 - 10**40]
+    assert read_json(b'["' + b"9" * 5000 + b'", 5]') == ["9" * 5000, 5]
+    for digits in (41, 5000):
+        for sign in (b"", b"-"):
+            with pytest.raises(ValueError, match="a number is too large"):
+                read_json(b'{"a": ' + sign + b"9" * digits + b"}")
+
+
 def test_depth_and_size_are_allowed_up_to_their_limits() -> None:
     assert read_json(b"[" * 50 + b"]" * 50)
     assert len(read_json(b"[" + b"1," * 49_997 + b"1]")) == 49_998
@@ -535,6 +613,9 @@ def test_cleaning_is_done_once_and_for_all(text: str) -> None:
         {"X A": "a"},
         {"X:A": "a"},
         {"": "a"},
+        {"Host": "evil.example.com"},
+        {"content-length": "5"},
+        {"Transfer-Encoding": "chunked"},
     ],
 )
 def test_a_header_that_could_break_its_line_is_refused_and_nothing_sent(
@@ -559,6 +640,12 @@ def test_a_header_that_could_break_its_line_is_refused_and_nothing_sent(
         "http://crm.example.com:99999",
         "http://crm example.com",
         "http://[::1",
+        "http://[fe80::1%25eth0]",
+        "http://crm.example.com:0",
+        "http://crm..example.com",
+        f"http://{'a' * 64}.example.com",
+        "http://crm*.example.com",
+        "http://crm.example.com\\@evil.example.com",
     ],
 )
 def test_an_address_that_is_none_is_refused_in_words(address: str) -> None:
@@ -595,6 +682,161 @@ def test_no_call_takes_longer_than_the_engine_allows(wire: Wire, settings: Any) 
     with pytest.raises(Transient):
         Client("crm", wire.url).post("/x", b"{}", label="x")
     assert time.monotonic() - started < 1.2
+
+
+# -- what is sent, and signed ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/a/b?c=d", "/a/b?c=d"),
+        ("/a%2fb", "/a%2Fb"),
+        ("/ä b", "/%C3%A4%20b"),
+        ("/a%zz", "/a%25zz"),
+        ("/a%2Fb?c=%&d={e|f}", "/a%2Fb?c=%25&d=%7Be%7Cf%7D"),
+        ("/a#b", "/a%23b"),
+        ("/a?", "/a"),
+        ("", "/"),
+        ("@evil.example.com/x", "/@evil.example.com/x"),
+        ("/a\r\nX-Evil: 1", "/a%0D%0AX-Evil:%201"),
+        ("//evil.example.com/x", "//evil.example.com/x"),
+    ],
+)
+def test_what_is_signed_is_what_goes_over_the_line(wire: Wire, path: str, target: str) -> None:
+    signed: list[tuple[str, str, bytes]] = []
+
+    def sign(method: str, target: str, body: bytes) -> dict[str, str]:
+        signed.append((method, target, body))
+        return {"x-signature": "abc"}
+
+    call(wire, "POST", path, body={"a": 1}, sign=sign)
+
+    head, _, body = wire.requests[0].partition(b"\r\n\r\n")
+    assert head.startswith(f"POST {target} HTTP/1.1\r\n".encode())
+    assert b"\r\nx-signature: abc" in head
+    assert signed == [("POST", target, body)]
+
+
+@patient
+@given(st.text(max_size=30))
+def test_any_path_is_signed_as_it_is_sent(path: str) -> None:
+    sent = as_sent(path)
+
+    assert as_sent(sent) == sent
+    assert re.fullmatch(r"/[!-~]*", sent)
+
+
+def test_a_signature_replaces_a_header_whatever_its_case(wire: Wire) -> None:
+    call(wire, headers={"authorization": "old"}, sign=lambda *_: {"Authorization": "new"})
+
+    assert wire.requests[0].lower().count(b"authorization:") == 1
+    assert b"Authorization: new" in wire.requests[0]
+
+
+def test_a_signature_that_could_break_its_line_is_refused(wire: Wire) -> None:
+    assert error_of(wire, sign=lambda *_: {"X-A": "a\nb"}).reason == "bad_header"
+    assert wire.connections == 0
+
+
+@pytest.mark.parametrize("body", [{"a": float("nan")}, {"a": float("inf")}])
+def test_a_body_that_is_no_json_is_refused_and_nothing_sent(wire: Wire, body: object) -> None:
+    error = error_of(wire, "POST", body=body)
+
+    assert (type(error), error.reason, error.sent) == (DataError, "bad_request", "no")
+    assert wire.connections == 0
+
+
+def test_parameters_that_are_no_text_are_refused_and_nothing_sent(wire: Wire) -> None:
+    assert error_of(wire, params=[("q", "\ud800")]).reason == "bad_request"
+    assert wire.connections == 0
+
+
+# -- what an answer says beside its value --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "left"),
+    [
+        ("X-RateLimit-Remaining: 17", 17),
+        ("x-ratelimit-remaining:  0 ", 0),
+        ("RateLimit-Remaining: 5", 5),
+        ("X-RateLimit-Remaining: -1", None),
+        ("X-RateLimit-Remaining: many", None),
+        ("X-RateLimit-Remaining: 99999999999999", None),
+        ("X-Other: 5", None),
+    ],
+)
+def test_an_answer_says_how_many_calls_are_left(wire: Wire, header: str, left: int | None) -> None:
+    wire.script = lambda sock: sock.sendall(reply(b"{}", "200 OK", header))
+
+    assert Client("crm", wire.url).call("GET", "/x", label="x").rate_left == left
+
+
+@pytest.mark.parametrize(
+    ("told", "replayed"), [("true", True), ("True", True), ("false", False), ("", False)]
+)
+def test_an_answer_says_whether_it_is_a_replay(wire: Wire, told: str, replayed: bool) -> None:
+    wire.script = lambda sock: sock.sendall(reply(b"{}", "200 OK", f"Idempotency-Replayed: {told}"))
+
+    assert Client("crm", wire.url).call("POST", "/x", label="x", body={}).replayed is replayed
+
+
+def test_an_answer_does_not_show_its_value() -> None:
+    assert "CANARY" not in repr(Answer(200, {"name": "CANARY"}))
+
+
+# -- token endpoints -----------------------------------------------------------------------------------
+
+
+def form(wire: Wire) -> Answer:
+    fields = {"grant_type": "refresh_token", "refresh_token": "a b&c"}
+    return Client("crm", wire.url, total_seconds=5).form("/token", fields, label="oauth.refresh")
+
+
+def test_a_form_is_sent_as_one(wire: Wire) -> None:
+    wire.script = lambda sock: sock.sendall(reply(b'{"access_token": "t"}'))
+
+    assert form(wire).value == {"access_token": "t"}
+    head, _, body = wire.requests[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /token HTTP/1.1")
+    assert b"\r\nContent-Type: application/x-www-form-urlencoded" in head
+    assert body == b"grant_type=refresh_token&refresh_token=a+b%26c"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_refusal_that_says_why_is_an_answer(wire: Wire, status: int) -> None:
+    wire.script = lambda sock: sock.sendall(reply(b'{"error": "invalid_grant"}', f"{status} No"))
+
+    answer = form(wire)
+
+    assert (answer.status, answer.value) == (status, {"error": "invalid_grant"})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (400, b"<html>", "http_400"),
+        (400, b'["error"]', "http_400"),
+        (401, b"", "auth"),
+        (403, b"no", "forbidden"),
+        (404, b'{"error": "x"}', "http_404"),
+        (410, b'{"error": "x"}', "http_410"),
+        (429, b'{"error": "x"}', "rate_limited"),
+        (500, b'{"error": "x"}', "http_500"),
+        (302, b'{"error": "x"}', "redirect"),
+        (200, b"<html>", "bad_json"),
+    ],
+)
+def test_a_token_endpoint_that_says_nothing_of_use_is_an_error(
+    wire: Wire, status: int, body: bytes, code: str
+) -> None:
+    wire.script = lambda sock: sock.sendall(reply(body, f"{status} No"))
+
+    with pytest.raises(StepError) as caught:
+        form(wire)
+
+    assert caught.value.reason == code
 
 
 # -- posts of bytes ----------------------------------------------------------------------------------
@@ -653,9 +895,7 @@ def test_the_log_has_one_line_per_call_without_secret_address_or_body(
         "crm GET x.find -> 200",
         "crm POST x.find -> http_500",
     ]
-    assert "CANARY" not in "".join(
-        record.getMessage() for record in caplog.records if record.levelno >= logging.INFO
-    )
+    assert "CANARY" not in "".join(record.getMessage() for record in caplog.records)
 
 
 # -- single calls without a socket -------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import uuid
 from collections.abc import Callable
 
@@ -49,6 +50,31 @@ def test_ids_end_with_their_block() -> None:
     with logs.bound(task="a"):
         pass
     assert "task" not in json.loads(logs.JsonFormatter().format(record("x")))
+
+
+@pytest.mark.parametrize("formatter", FORMATTERS)
+def test_the_reference_that_staff_read_is_on_every_line_inside(formatter: logging.Formatter) -> None:
+    with logs.reference("K7Q2"), logs.reference("M4X9"):
+        assert re.search(r'ref"?[=:] ?"?M4X9', formatter.format(record("called", ref="other")))
+    assert "M4X9" not in formatter.format(record("called"))
+
+
+@pytest.mark.parametrize("formatter", FORMATTERS)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "GET /credentials/oauth/callback?code=CANARY&state=CANARY&x=1 HTTP/1.1",
+        "POST https://h.example.com/hook?a=1&access_token=CANARY",
+        "/x?API_KEY=CANARY",
+    ],
+)
+def test_what_an_address_carries_as_a_secret_is_not_written(
+    formatter: logging.Formatter, address: str
+) -> None:
+    line = formatter.format(record('"%s" 302', address))
+
+    assert "CANARY" not in line
+    assert "=…" in line or "=\\u2026" in line
 
 
 @pytest.mark.parametrize("formatter", FORMATTERS)
