@@ -9,9 +9,10 @@ class CredentialsConfig(AppConfig):
 
     def ready(self) -> None:
         """Let nothing that is kept in memory outlive its row."""
-        from credentials import models, store, vault
+        from credentials import models, oauth, store, vault
 
-        post_save.connect(store.forget, sender=models.Credential)
-        post_delete.connect(store.forget, sender=models.Credential)
-        post_migrate.connect(vault.forget_hash_key, sender=self)  # also after a flush of the tables
-        post_migrate.connect(store.forget, sender=self)
+        for forget in (store.forget, oauth.forget):
+            post_save.connect(forget, sender=models.Credential)
+            post_delete.connect(forget, sender=models.Credential)
+            post_migrate.connect(forget, sender=self)  # also after a flush of the tables
+        post_migrate.connect(vault.forget_hash_key, sender=self)

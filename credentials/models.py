@@ -1,21 +1,28 @@
 """The tables of the secrets. Nothing here shows, prints or logs a secret."""
 
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from credentials.vault import register_sealed, seal
 from sopengine import clock
 
 _SHOW_LAST_FOUR_FROM = 12  # characters; of a shorter secret the last four would say too much
+WARNED_AHEAD = timedelta(days=7)  # so long before its end a credential "expires soon"
 
 
 class Credential(models.Model):
-    """An encrypted secret of another system. It is set once, read by `credentials.store`, never shown."""
+    """An encrypted secret of another system. It is set once, read by `credentials.store`, never shown.
+
+    Of an OAuth login `secret` is the access token and `credentials.oauth` the only reader and writer:
+    `expires_at` is the end of the login, `renew_at` the moment from which the access token is renewed
+    (None: once it is refused), `renewals` counts what was stored, and who has set `refresh_until` may
+    call the token endpoint until then.
+    """
 
     class Kind(models.TextChoices):
         API_KEY = "api_key", _("API key")
@@ -38,8 +45,30 @@ class Credential(models.Model):
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.ACTIVE)
     scopes = models.CharField(max_length=500, blank=True, default="", help_text=_("Separated by spaces"))
     expires_at = models.DateTimeField(null=True, blank=True)
+    refused_at = models.DateTimeField(null=True, editable=False)
+    refused_code = models.CharField(max_length=40, blank=True, default="", db_default="", editable=False)
+    refresh_token = models.TextField(null=True, editable=False)
+    renew_at = models.DateTimeField(null=True, editable=False)
+    renewals = models.PositiveIntegerField(default=0, db_default=0, editable=False)
+    refreshed_at = models.DateTimeField(null=True, editable=False)
+    refresh_until = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(default=clock.now, editable=False)
     changed_at = models.DateTimeField(default=clock.now, editable=False)
+
+    # What `set_secret` and `set_login` change, for `save(update_fields=…)`: a whole row that was read
+    # a moment ago would put an old token back.
+    SECRET_FIELDS = (
+        "secret",
+        "last4",
+        "refresh_token",
+        "renew_at",
+        "renewals",
+        "refreshed_at",
+        "refresh_until",
+        "refused_at",
+        "refused_code",
+        "changed_at",
+    )
 
     class Meta:
         ordering = ["service", "kind", "-created_at"]
@@ -56,6 +85,10 @@ class Credential(models.Model):
                 name="credential_secret_is_sealed",
                 condition=Q(secret__startswith="v1|"),  # noqa: S106  # nosec B106
             ),
+            models.CheckConstraint(
+                name="credential_refresh_is_sealed",
+                condition=Q(refresh_token__isnull=True) | Q(refresh_token__startswith="v1|"),  # noqa: S106  # nosec B106
+            ),
         ]
 
     def __str__(self) -> str:
@@ -63,20 +96,63 @@ class Credential(models.Model):
 
     def set_secret(self, value: str) -> None:
         """Seal `value` into this row, unsaved; ValidationError if it cannot be a secret."""
-        if not value or value != value.strip() or not value.isprintable():
-            raise ValidationError(
-                _("A secret is one line of printable characters, without blanks around it.")
-            )
-        self.secret = seal(value, table=self._meta.db_table, row=str(self.pk), field="secret")
-        self.last4 = value[-4:] if len(value) >= _SHOW_LAST_FOUR_FROM else ""
+        self.set_login(checked_secret(value))
+
+    def set_login(self, access: str, refresh: str = "", renew_at: datetime | None = None) -> None:
+        """Seal an access token and the refresh token behind it into this row, unsaved.
+
+        Either may be "": then there is none. What the row knew of the secret before is gone with it.
+        """
+        self.secret = self.sealed("secret", access)
+        self.last4 = last_four(access)
+        self.refresh_token = self.sealed("refresh_token", refresh) if refresh else None
+        self.renew_at = renew_at
+        # A renewal that is under way must not overwrite this.
+        self.renewals = 1 if self._state.adding else F("renewals") + 1
+        self.refreshed_at = self.refresh_until = self.refused_at = None
+        self.refused_code = ""
         self.changed_at = clock.now()
 
+    def sealed(self, field: str, value: str) -> str:
+        """Return `value` sealed for this field of this row."""
+        return seal(value, table=self._meta.db_table, row=str(self.pk), field=field)
+
     def status_at(self, moment: datetime) -> str:
-        """Return the status; a credential past its date is expired whether or not a row says so."""
-        over = self.expires_at is not None and self.expires_at <= moment
-        if over and self.status != self.Status.REVOKED:
+        """Return the status; a credential at or near its end says so whether or not its row does yet."""
+        ended = self.status in (self.Status.REVOKED, self.Status.EXPIRED)
+        if ended or self.expires_at is None:
+            return self.status
+        if self.expires_at <= moment:
             return self.Status.EXPIRED
-        return self.status
+        return self.Status.EXPIRING if self.expires_at <= moment + WARNED_AHEAD else self.Status.ACTIVE
+
+
+def checked_secret(value: str) -> str:
+    """Return `value`, or raise ValidationError if it cannot be a secret."""
+    if not value or value != value.strip() or not value.isprintable():
+        raise ValidationError(_("A secret is one line of printable characters, without blanks around it."))
+    return value
+
+
+def last_four(secret: str) -> str:
+    """Return what may be shown of a secret: its last four characters, "" of a short one."""
+    return secret[-4:] if len(secret) >= _SHOW_LAST_FOUR_FROM else ""
+
+
+class LoginAttempt(models.Model):
+    """A login that a person has begun at another system; it counts once, in the browser that began it.
+
+    Both texts are hashes: of the `state` that goes through the other system, and of what only the
+    session of that browser knows.
+    """
+
+    state = models.CharField(max_length=64, primary_key=True)
+    browser = models.CharField(max_length=64)
+    service = models.SlugField(max_length=60)
+    until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.service} until {self.until:%H:%M}"
 
 
 class HashKey(models.Model):
@@ -89,5 +165,5 @@ class HashKey(models.Model):
         return self.name
 
 
-register_sealed("credentials.Credential", "secret")
+register_sealed("credentials.Credential", "secret", "refresh_token")
 register_sealed("credentials.HashKey", "secret")

@@ -316,6 +316,18 @@ class Environment:
             return ""
 
 
+def host_and_port(address: str) -> str:
+    """Return `host:port` of an http(s) address, in lower case; an IPv6 address stands in brackets."""
+    parts = urlsplit(address)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def is_host(word: str) -> bool:
+    """Say whether this is a host in lower case, with or without a port."""
+    return re.fullmatch(r"([a-z0-9._-]{1,253}|\[[0-9a-f:.]+\])(:\d{1,5})?", word) is not None
+
+
 def _is_package(name: str) -> bool:
     """Return whether a package is there, without running anything of it."""
     first, *rest = name.split(".")

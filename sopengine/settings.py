@@ -6,12 +6,13 @@ start is refused until it is said.
 
 import importlib
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
 from typing import Any
 
-from sopengine.environment import Environment
+from sopengine.environment import Environment, host_and_port, is_host
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
@@ -218,6 +219,22 @@ CRM_PROVIDER = env.name("CRM_PROVIDER", "mock")
 CRM_BASE_URL = env.address("CRM_BASE_URL")
 CRM_AUTH = env.choice("CRM_AUTH", "api_key", ["api_key", "oauth", "hmac"])
 CRM_API_KEY = env.text("CRM_API_KEY")
+CRM_API_KEY_HEADER = env.text("CRM_API_KEY_HEADER", "Authorization: Bearer")
+CRM_HMAC_SECRET = env.text("CRM_HMAC_SECRET")
+CRM_OAUTH_GRANT = env.choice(
+    "CRM_OAUTH_GRANT", "authorization_code", ["authorization_code", "client_credentials"]
+)
+CRM_OAUTH_AUTHORIZE_URL = env.hook("CRM_OAUTH_AUTHORIZE_URL")
+CRM_OAUTH_TOKEN_URL = env.hook("CRM_OAUTH_TOKEN_URL")
+CRM_OAUTH_CLIENT_ID = env.text("CRM_OAUTH_CLIENT_ID")
+CRM_OAUTH_CLIENT_SECRET = env.text("CRM_OAUTH_CLIENT_SECRET")
+CRM_OAUTH_SCOPES = env.text("CRM_OAUTH_SCOPES")
+# For how long this CRM keeps an Idempotency-Key; 0: it ignores them.
+CRM_IDEMPOTENCY_HOURS = env.number("CRM_IDEMPOTENCY_HOURS", 24.0, most=8760)
+# The country of phone numbers that name none.
+PHONE_REGION = env.text("PHONE_REGION", "US")
+if not re.fullmatch(r"[A-Z]{2}", PHONE_REGION):
+    env.refuse("PHONE_REGION", f"{PHONE_REGION!r} is no country; expected two capital letters, such as US")
 # What the mock CRM remembers, shared by all processes; set but empty: only the memory of each.
 CRM_MOCK_FILE = env.text("CRM_MOCK_FILE", str(VAR_DIR / "crm-mock.sqlite3"), keep_empty=True)
 CRM_SYNC = env.flag("CRM_SYNC", default=False)
@@ -226,6 +243,14 @@ TRANSPORTS = "webhook"  # those shipped that fit for production
 CHAT = env.name("CHAT", "console")
 CHAT_WEBHOOK_URL = env.hook("CHAT_WEBHOOK_URL")
 CHAT_WEBHOOK_SECRET = env.signing_secret("CHAT_WEBHOOK_SECRET")
+# Who may be called at an address that staff typed, though the host is private or without TLS; the
+# hosts configured above always may.
+HTTP_ALLOWED_HOSTS = [
+    *(word.lower() for word in env.words("HTTP_ALLOWED_HOSTS")),
+    *(host_and_port(address) for address in (CRM_BASE_URL, CHAT_WEBHOOK_URL) if address),
+]
+if not all(is_host(word) for word in HTTP_ALLOWED_HOSTS):
+    env.refuse("HTTP_ALLOWED_HOSTS", "expected hosts with commas, such as hooks.example.com,10.0.0.5:8443")
 SLACK_BOT_TOKEN = env.text("SLACK_BOT_TOKEN")
 SLACK_SIGNING_SECRET = env.text("SLACK_SIGNING_SECRET")
 SLACK_API_URL = env.address("SLACK_API_URL", "https://slack.com/api")
@@ -373,12 +398,27 @@ LOGGING = {
         "celery.app.trace": {"level": "WARNING"},
         "celery.beat": {"level": "WARNING"},
         "kombu": {"level": "WARNING"},
+        # It writes addresses, and a search has a customer in its address.
+        "urllib3": {"level": "INFO"},
         "axes": {"level": "WARNING"},
         # Anybody may ask for any host; that is refused, and no news.
         "django.security.DisallowedHost": {"level": "CRITICAL"},
     },
 }
 SENTRY_DSN = env.text("SENTRY_DSN")
+
+# -- how the CRM is logged in to -----------------------------------------------------------------
+
+if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,60}(: ?[A-Za-z][A-Za-z0-9_-]{0,60})?", CRM_API_KEY_HEADER):
+    env.refuse("CRM_API_KEY_HEADER", "is no header; expected such as X-Api-Key, or Authorization: Bearer")
+if CRM_AUTH == "oauth" and CRM_PROVIDER != "mock":
+    _by_person = CRM_OAUTH_GRANT == "authorization_code"
+    for _name in ("CRM_OAUTH_TOKEN_URL", "CRM_OAUTH_CLIENT_ID", "CRM_OAUTH_AUTHORIZE_URL"):
+        if not env.given(_name) and (_by_person or _name != "CRM_OAUTH_AUTHORIZE_URL"):
+            env.refuse(_name, "is not set; CRM_AUTH=oauth expected what the CRM's API console says of it")
+    for _name in ("CRM_OAUTH_TOKEN_URL", "CRM_OAUTH_AUTHORIZE_URL"):
+        if LIVE and env.text(_name).startswith("http://"):
+            env.refuse(_name, "would show secrets on their way; with DEBUG off expected https://")
 
 # -- what must be said, and what must not be, when customers are real --------------------------
 

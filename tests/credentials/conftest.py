@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from pytest_django import Settings
 
-from credentials import store, vault
+from credentials import oauth, store, vault
 
 
 def entry(kid: str, byte: int) -> str:
@@ -19,8 +19,8 @@ def ring(settings: Settings) -> Iterator[Settings]:
     """Run each test with one key, `k1`, and with nothing kept from the test before."""
     settings.VAULT_KEYS = [entry("k1", 1)]
     settings.CRM_API_KEY = ""
-    vault.forget_hash_key()
-    store.forget()
+    for forget in (vault.forget_hash_key, store.forget, oauth.forget):
+        forget()
     yield settings
-    vault.forget_hash_key()
-    store.forget()
+    for forget in (vault.forget_hash_key, store.forget, oauth.forget):
+        forget()

@@ -1,5 +1,7 @@
 """Credentials in the admin: a secret goes in, and no page ever shows it."""
 
+from datetime import timedelta
+
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
@@ -7,6 +9,8 @@ from django.test import Client
 
 from credentials import store
 from credentials.models import Credential
+from credentials.upkeep import note_expiry
+from sopengine import clock
 from tests.credentials.test_store import stored
 
 pytestmark = pytest.mark.django_db
@@ -113,3 +117,38 @@ def test_who_may_only_look_cannot_revoke() -> None:
     assert client.get(LIST).status_code == 200
     client.post(LIST, {"action": "revoke", "_selected_action": [str(credential.pk)]})
     assert store.secret_for("crm") == CANARY
+
+
+def test_staff_see_what_ends_and_what_was_refused(staff: Client) -> None:
+    stored(CANARY, expires_at=clock.now() + timedelta(days=5, minutes=1))
+    stored(CANARY, service="slack")
+    store.mark_refused("slack", "forbidden", kind="api_key")
+    page = staff.get(LIST).content.decode()
+    assert "expires in 5 days" in page
+    assert "Expires soon" in page
+    assert "refused by slack at 20" in page
+
+
+def test_an_end_that_is_put_off_brings_a_credential_back(staff: Client) -> None:
+    credential = stored(CANARY, expires_at=clock.now() - timedelta(days=1))
+    note_expiry()
+    assert store.secret_for("crm") is None
+    staff.post(f"{LIST}{credential.pk}/change/", form(expires_at_0="2099-01-01", expires_at_1="12:00"))
+    assert store.secret_for("crm") == CANARY
+
+
+def test_an_end_that_is_put_off_brings_back_no_login_that_was_refused(staff: Client) -> None:
+    credential = stored(CANARY, kind="oauth_token", status="expired")
+    Credential.objects.update(refused_at=clock.now(), refused_code="reauth")
+    page = f"{LIST}{credential.pk}/change/"
+    staff.post(page, form(expires_at_0="2099-01-01", expires_at_1="12:00"))
+    assert Credential.objects.get().status == "expired"
+    staff.post(page, form(new_secret="another-token-9876"))
+    assert (Credential.objects.get().status, Credential.objects.get().refused_at) == ("active", None)
+
+
+def test_a_revoked_credential_stays_revoked(staff: Client) -> None:
+    credential = stored(CANARY)
+    store.revoke(credential)
+    staff.post(f"{LIST}{credential.pk}/change/", form(new_secret="another-secret-9876"))
+    assert (Credential.objects.get().status, store.secret_for("crm")) == ("revoked", None)

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pytest_django import Settings
 
 from credentials import store, vault
 from credentials.models import Credential
+from sopengine import clock
 from tests.credentials.conftest import entry
 from tests.credentials.test_store import stored
 
@@ -103,6 +105,47 @@ def test_list_shows_everything_but_the_secret() -> None:
     )
     assert "secret" not in shown
     assert "crm" in credential("list")
+
+
+def test_set_takes_a_refresh_token_for_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    credential(
+        "set", "crm", "--kind", "oauth_token", "--refresh-token", typed=CANARY, monkeypatch=monkeypatch
+    )
+    row = Credential.objects.get()
+    assert store.secret_of(row) == ""
+    assert store.secret_for("crm", "oauth_token") is None
+    assert row.refresh_token
+    place = {"table": "credentials_credential", "row": str(row.pk), "field": "refresh_token"}
+    assert vault.unseal(row.refresh_token, **place) == CANARY
+    [shown] = listed()
+    assert (shown["renews_itself"], shown["refused_at"]) == (True, None)
+    assert CANARY not in str(shown)
+
+
+def test_a_refresh_token_is_of_a_login_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CommandError, match="goes with --kind oauth_token"):
+        credential("set", "crm", "--refresh-token", typed=CANARY, monkeypatch=monkeypatch)
+    with pytest.raises(CommandError, match="one line of printable characters"):
+        credential(
+            "set", "crm", "--kind", "oauth_token", "--refresh-token", typed="\n", monkeypatch=monkeypatch
+        )
+    assert not Credential.objects.exists()
+
+
+def test_test_opens_the_refresh_token_too(ring: Settings) -> None:
+    row = stored(CANARY, kind=Credential.Kind.OAUTH_TOKEN)
+    Credential.objects.update(refresh_token=row.secret)
+    with pytest.raises(CommandError, match=r"refresh_token of .* belongs to another place"):
+        credential("test", "crm", "--kind", "oauth_token")
+
+
+def test_what_ends_or_was_refused_is_told(ring: Settings) -> None:
+    stored(CANARY, expires_at=clock.now() + timedelta(days=5, minutes=1))
+    store.mark_refused("crm", "auth")
+    for said in (credential("list"), credential("test", "crm"), listed()[0]["remarks"]):
+        assert "expires in 5 days" in said
+        assert "refused by crm at 20" in said
+    assert listed()[0]["status"] == "expiring"
 
 
 def test_list_says_how_to_begin() -> None:

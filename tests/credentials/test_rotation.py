@@ -34,18 +34,26 @@ def kids(model: type[models.Model], field: str) -> set[str]:
 def test_everything_moves_to_the_newest_key_and_opens_without_the_old_one(ring: Settings) -> None:
     for number in range(7):
         stored(f"secret-{number}", service=f"s{number}")
+    login = Credential(service="crm", kind=Credential.Kind.OAUTH_TOKEN)
+    login.set_login("access-1", "refresh-1")
+    store.put(login)
     delivery, _ = inbox.store("zoho", "1", b'{"name": "Ann"}')
     before = vault.fingerprint("ann@example.test")
     ring.VAULT_KEYS = NEW_RING
     done = run(batch=3)
-    assert done["credentials.Credential.secret"].moved == 7
+    assert done["credentials.Credential.secret"].moved == 8
+    assert done["credentials.Credential.refresh_token"].moved == 1
     assert kids(Credential, "secret") | kids(HashKey, "secret") | kids(Delivery, "body") == {"k2"}
+    assert kids(Credential, "refresh_token") == {"k2"}
 
     ring.VAULT_KEYS = [entry("k2", 2)]
     vault.forget_hash_key()
     store.forget()
     assert [store.secret_for(f"s{number}") for number in range(7)] == [f"secret-{n}" for n in range(7)]
     delivery.refresh_from_db()
+    login.refresh_from_db()
+    place = {"table": "credentials_credential", "row": str(login.pk), "field": "refresh_token"}
+    assert vault.unseal(str(login.refresh_token), **place) == "refresh-1"
     assert inbox.body_of(delivery) == b'{"name": "Ann"}'
     assert vault.fingerprint("ann@example.test") == before
     assert [progress.moved for progress in run().values()] == [0] * len(vault.sealed_columns)
@@ -56,7 +64,7 @@ def test_a_rotation_that_was_stopped_goes_on_where_it_was(ring: Settings) -> Non
         stored(f"secret-{number}", service=f"s{number}")
     ring.VAULT_KEYS = NEW_RING
     steps = rotate(batch=2)
-    assert next(steps).moved == 2
+    assert next(step for step in steps if step.column.field == "secret").moved == 2
     del steps
     assert sorted(text.split("|")[1] for text in Credential.objects.values_list("secret", flat=True)) == [
         "k1",
@@ -144,7 +152,7 @@ def test_every_registered_column_is_a_text_column_of_a_model() -> None:
 
 def test_every_column_that_is_sealed_is_registered() -> None:
     """A column of the project that can hold sealed text is named so, and then it must be rotated."""
-    names = {"sealed", "request", "secret", "body"}
+    names = {"sealed", "request", "secret", "refresh_token", "body"}
     found = {
         vault.SealedColumn(model._meta.label, field.name)
         for config in apps.get_app_configs()

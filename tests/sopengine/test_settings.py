@@ -136,6 +136,8 @@ def test_a_live_start_is_locked_down() -> None:
         ("CRM_AUTH", "basic"),
         ("CHAT_WEBHOOK_URL", ""),
         ("CHAT_WEBHOOK_URL", "chat.example.com/hook"),
+        ("HTTP_ALLOWED_HOSTS", "https://hooks.example.com"),
+        ("HTTP_ALLOWED_HOSTS", "10.0.0.5:port"),
         ("CHAT_WEBHOOK_URL", "https://user:password@chat.example.com/hook"),
         ("CHAT_WEBHOOK_SECRET", "whsec_short"),
         ("CHAT_WEBHOOK_SECRET", "a sentence that is long enough but no base64"),

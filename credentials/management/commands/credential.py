@@ -14,8 +14,8 @@ from django.db.models import QuerySet
 from django.utils.dateparse import parse_datetime
 from django.utils.timezone import is_naive, make_aware
 
-from credentials import store
-from credentials.models import Credential
+from credentials import store, wording
+from credentials.models import Credential, checked_secret
 from credentials.rotation import Progress, rotate
 from credentials.vault import BadKeys, VaultError, sealed_prefix
 from sopengine import clock
@@ -35,6 +35,11 @@ class Command(BaseCommand):
         verb.add_argument("--label", default="", help="a note for staff")
         verb.add_argument("--scopes", default="", help="separated by spaces")
         verb.add_argument("--expires-at", type=_moment, help="such as 2027-01-31T12:00")
+        verb.add_argument(
+            "--refresh-token",
+            action="store_true",
+            help="of an oauth_token: what is read is its refresh token; the first call fetches the other",
+        )
 
         verb = verbs.add_parser("list", help="show what is stored, without the secrets")
         verb.add_argument("--json", action="store_true")
@@ -76,8 +81,13 @@ class Command(BaseCommand):
             scopes=options["scopes"],
             expires_at=options["expires_at"],
         )
+        if options["refresh_token"] and options["kind"] != Credential.Kind.OAUTH_TOKEN:
+            raise CommandError("--refresh-token goes with --kind oauth_token")
         try:
-            credential.set_secret(_read_secret())
+            if options["refresh_token"]:
+                credential.set_login("", checked_secret(_read_secret()))
+            else:
+                credential.set_secret(_read_secret())
             credential.full_clean()
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from None
@@ -95,7 +105,7 @@ class Command(BaseCommand):
             ending = f"····{row['last4']}" if row["last4"] else "····"
             self.stdout.write(
                 f"{row['id']}  {row['service']:<12} {row['kind']:<14} {ending:<8} {row['status']:<9} "
-                f"{row['label']}".rstrip()
+                f"{'; '.join(filter(None, [row['label'], row['remarks']]))}".rstrip()
             )
         if not rows:
             self.stdout.write("No credential is stored. Store one with: credential set SERVICE")
@@ -113,13 +123,15 @@ class Command(BaseCommand):
         else:
             source = str(credential.pk)
             try:
-                store.secret_of(credential)
+                store.check(credential)
             except VaultError as error:
                 raise CommandError(str(error)) from None
         if options["json"]:
             self.stdout.write(json.dumps({"service": service, "kind": kind, "source": source, "opens": True}))
-        else:
-            self.stdout.write(f"The {kind} of {service} opens. It comes from {source}.")
+            return
+        self.stdout.write(f"The {kind} of {service} opens. It comes from {source}.")
+        if credential and (remarks := wording.remarks(credential, clock.now())):
+            self.stdout.write(f"But look: {remarks}.")
 
     def _revoke(self, options: dict[str, Any]) -> None:
         found = list(_named(options["which"], options["kind"]))
@@ -196,7 +208,6 @@ def _named(which: str, kind: str | None) -> "QuerySet[Credential]":
 
 def _shown(credential: Credential) -> dict[str, Any]:
     """Return what may be shown of a credential."""
-    expires_at = credential.expires_at
     return {
         "id": str(credential.pk),
         "service": credential.service,
@@ -205,10 +216,20 @@ def _shown(credential: Credential) -> dict[str, Any]:
         "last4": credential.last4,
         "status": credential.status_at(clock.now()),
         "scopes": credential.scopes,
-        "expires_at": expires_at.isoformat() if expires_at else None,
+        "remarks": wording.remarks(credential, clock.now()),
+        "expires_at": _plain(credential.expires_at),
+        "renews_itself": credential.refresh_token is not None,
+        "renew_at": _plain(credential.renew_at),
+        "refreshed_at": _plain(credential.refreshed_at),
+        "refused_at": _plain(credential.refused_at),
+        "refused_code": credential.refused_code,
         "created_at": credential.created_at.isoformat(),
         "changed_at": credential.changed_at.isoformat(),
     }
+
+
+def _plain(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
 
 
 def _counts(progress: Progress) -> dict[str, Any]:
