@@ -10,11 +10,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from crm.mock.contract import Contract, Reply, Request
-from crm.mock.scenario import Fault, Scenario
+from crm.mock.scenario import Fault, Scenario, Spoil
 from crm.mock.state import MockState
 from sopengine import clock
 
@@ -170,30 +171,36 @@ class _Handler(BaseHTTPRequestHandler):
         faults = server.scenario.faults_of(f"{request.method} {request.path}")
         if wait := server.latency + sum(fault.delay for fault in faults):
             time.sleep(wait)
-        reply, drop = Reply(0, None, "broken"), True
+        reply, arrives = Reply(0, None, "broken"), 0.0
         try:
-            reply, drop = self._reply(request, faults)
+            reply, arrives = self._reply(request, faults)
         finally:
-            server.journal.end(entry, None if drop else reply.status, reply.outcome)
-        if drop:
+            server.journal.end(entry, reply.status if arrives else None, reply.outcome)
+        if arrives < 1:
             self.close_connection = True
+        if arrives:
+            self._send(reply, arrives)
+        if arrives < 1:
             self.connection.shutdown(socket.SHUT_RDWR)
-        else:
-            self._send(reply)
 
-    def _reply(self, request: Request, faults: list[Fault]) -> tuple[Reply, bool]:
-        """Return the reply, and whether it is lost on its way."""
+    def _reply(self, request: Request, faults: list[Fault]) -> tuple[Reply, float]:
+        """Return the reply, and how much of its body arrives: 1 for all, 0 when nothing is answered."""
         for fault in faults:
             if fault.drop == "before":
-                return Reply(0, None, "dropped"), True
+                return Reply(0, None, "dropped"), 0.0
             if fault.drop == "after":
-                return self.server.contract.answer(request), True
+                return self.server.contract.answer(request), 0.0
             if fault.status is not None:
                 retry = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-                return Reply(fault.status, {"error": fault.body or "told to fail"}, "fault", retry), False
+                return Reply(fault.status, {"error": fault.body or "told to fail"}, "fault", retry), 1.0
             if fault.body is not None:
-                return Reply(200, fault.body, "fault", {"Content-Type": "text/html"}), False
-        return self.server.contract.answer(request), False
+                return Reply(200, fault.body, "fault", {"Content-Type": "text/html"}), 1.0
+            if fault.spoil == "truncated":
+                return self.server.contract.answer(request), 0.5
+            if fault.spoil is not None:
+                reply = self.server.contract.answer(request)
+                return replace(reply, value=spoilt(reply.value, fault.spoil, fault.field)), 1.0
+        return self.server.contract.answer(request), 1.0
 
     def _journal(self, request: Request) -> Reply:
         journal = self.server.journal
@@ -212,8 +219,11 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return self.rfile.read(int(length)) if length != "0" else b""
 
-    def _send(self, reply: Reply) -> None:
-        """Send the reply in one piece; a value that has a type of its own goes out as it is."""
+    def _send(self, reply: Reply, arrives: float = 1.0) -> None:
+        """Send the reply in one piece; a value that has a type of its own goes out as it is.
+
+        `arrives` is the part of the body that is sent; the header tells the length of the whole.
+        """
         headers = {"Content-Type": "application/json", **reply.headers}
         text = reply.value if "Content-Type" in reply.headers else json.dumps(reply.value)
         body = text.encode()
@@ -224,7 +234,26 @@ class _Handler(BaseHTTPRequestHandler):
             *(f"{name}: {value}" for name, value in headers.items()),
             *(("Connection: close",) if self.close_connection else ()),
         ]
-        self.wfile.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
+        sent = body[: int(len(body) * arrives)]
+        self.wfile.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + sent)
 
     def log_message(self, *_args: Any) -> None:
         """Write nothing: the journal has it all."""
+
+
+def spoilt(value: Any, how: Spoil, field: str) -> Any:
+    """Return an answer's value with every record in it spoilt; the answer of a refusal has none."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _spoilt(part, how, field) if name != "meta" else part for name, part in value.items()}
+
+
+def _spoilt(part: Any, how: Spoil, field: str) -> Any:
+    if how == "not_a_list" and isinstance(part, list | dict):
+        return {} if isinstance(part, list) else []
+    if isinstance(part, list):
+        return [_spoilt(row, how, field) for row in part]
+    if not isinstance(part, dict):
+        return part
+    kept = {name: value for name, value in part.items() if name != field}
+    return {**kept, field: {"wrong": "type"}} if how == "wrong_type" else kept
