@@ -43,7 +43,7 @@ def read_filters(entity: str, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def matches(record: Record, filters: Mapping[str, Any]) -> bool:
-    """Say whether the record satisfies every filter."""
+    """Say whether the record satisfies every filter; Unsupported where the CRM does not say enough of it."""
     entity = ENTITY_OF[type(record)]
     known = FILTERS.get(entity, {})
     return all(known[name].holds(record, value) for name, value in read_filters(entity, filters).items())
@@ -98,10 +98,19 @@ def _moment(value: Any) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def _not_signed(customer: Any, year: int) -> bool:
+    """A CRM that says nothing of seasons would let everybody pass, those who have signed too."""
+    if "absent: signed_seasons" in customer.diagnostics:
+        raise Unsupported(f"{customer.source_provider} does not say who has signed for which season")
+    return year not in customer.signed_seasons
+
+
 # -- the filters ---------------------------------------------------------------------------------
 
 _SOME_STATUS = Filter(_texts, lambda record, words: record.status in words, "one or more status words")
 _CUSTOMER_ID = Filter(_text, lambda record, id_: record.customer_id == id_, "a customer's id")
+
+_ACCOUNT_ID = Filter(_text, lambda record, id_: record.account_id == id_, "an account's id")
 
 FILTERS: Mapping[str, Mapping[str, Filter]] = {
     "customers": {
@@ -115,9 +124,7 @@ FILTERS: Mapping[str, Mapping[str, Filter]] = {
             lambda customer, words: any(word in customer.services for word in words),
             "one or more services; a customer with any of them matches",
         ),
-        "not_signed_for_season": Filter(
-            _year, lambda customer, year: year not in customer.signed_seasons, "a year"
-        ),
+        "not_signed_for_season": Filter(_year, _not_signed, "a year"),
         "last_service_before": Filter(
             _day,
             lambda customer, day: bool(customer.last_service_date and customer.last_service_date < day),
@@ -135,7 +142,20 @@ FILTERS: Mapping[str, Mapping[str, Filter]] = {
         "due_before": Filter(_day, lambda invoice, day: invoice.due_date < day, "a date such as 2026-02-15"),
     },
     "quotes": {"status": _SOME_STATUS, "customer_id": _CUSTOMER_ID},
+    "deals": {
+        "stage": Filter(_texts, lambda deal, words: deal.stage in words, "one or more stages"),
+        "customer_id": _CUSTOMER_ID,
+        "account_id": _ACCOUNT_ID,
+    },
+    "accounts": {
+        "segment": Filter(_texts, lambda account, words: account.segment in words, "one or more segments")
+    },
+    "contacts": {"account_id": _ACCOUNT_ID},
     "notes": {"customer_id": _CUSTOMER_ID},
+    "activities": {
+        "customer_id": _CUSTOMER_ID,
+        "kind": Filter(_texts, lambda activity, words: activity.kind in words, "one or more kinds"),
+    },
     "appointments": {
         "from": Filter(_moment, lambda item, moment: item.start >= moment, "a time such as 2026-02-15T09:00"),
         "to": Filter(_moment, lambda item, moment: item.start < moment, "a time such as 2026-02-15T09:00"),

@@ -10,27 +10,31 @@ A provider is one file in `crm/providers/` (or a package in settings.PLUGINS) wi
         def list_rows(self, entity, filters, cursor): ...
         def find_row(self, entity, id): ...
 
-It returns the product's own rows; the field map `crm/mappings/acme.yaml` turns them into records.
-The base class refuses what the provider cannot do, so a provider never meets a verb, a filter or a
-field that it did not declare.
+It returns the product's own rows; the field map turns them into records: `acme.yaml` beside that file,
+or in `crm/mappings/`. The base class refuses what the provider cannot do, so a provider never meets a
+verb, a filter or a field that it did not declare. Over HTTP it calls through `sopengine.http`, with
+`sign=self.connection.access.headers` inside `self.authorised(...)`; `crm/providers/rest.py` shows how.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from django.conf import settings
 
 from crm.filters import read_filters
-from crm.mapping import FieldMaps, maps_for
+from crm.mapping import FieldMaps, MappingError, maps_for
 from crm.records import Record
-from sopengine.errors import DataError, Permanent, Unsupported
+from sopengine.errors import AuthError, DataError, Permanent, Unsupported
 from sopengine.http import Deadline
 from sopengine.registry import Registry
 
 Row = Mapping[str, Any]
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 SEARCH_LIMIT = 1_000
 MAX_PAGES = 10_000
@@ -64,33 +68,91 @@ class Rows:
     next_cursor: str = ""
 
 
+class SignIn(Protocol):
+    """How a call says who calls. No secret is read before `headers` is asked for."""
+
+    def headers(self, method: str, target: str, body: bytes) -> Mapping[str, str]:
+        """Return the headers that sign this request in; AuthError says what is missing."""
+
+    def renew(self) -> bool:
+        """Say, after a 401, whether there is another secret now, so that one more try makes sense."""
+
+    def fingerprint(self) -> str:
+        """Return a keyed hash of the secret in force, "" when there is none."""
+
+
+class _Nobody:
+    """The sign-in of a CRM that asks for none."""
+
+    def headers(self, _method: str, _target: str, _body: bytes) -> Mapping[str, str]:
+        return {}
+
+    def renew(self) -> bool:
+        return False
+
+    def fingerprint(self) -> str:
+        return ""
+
+
+NOBODY: SignIn = _Nobody()
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What a provider needs to call: where, with which secret, and until when."""
+    """What a provider needs to call: where, signed in by what, until when, and as which service."""
 
     base_url: str = ""
-    secret: Callable[[], str | None] = field(default=lambda: None)
+    access: SignIn = NOBODY
     deadline: Deadline | None = None
+    service: str = "crm"
 
 
 class Provider:
     """One CRM product. Subclasses declare `can` and fill the holes at the end of the class.
 
-    `idempotency` is for how many hours the product keeps an Idempotency-Key; None: it ignores keys.
+    `rate` is how many calls a second it takes when all is well. `replayed` says of its last write that the
+    product answered a repeat with its first answer; `rate_left` how many calls it said are left.
     """
 
     name: ClassVar[str] = ""
     is_mock: ClassVar[bool] = False
     can: ClassVar[Mapping[str, Can]] = {}
-    idempotency: float | None = None
+    rate: ClassVar[float] = 20.0
+    map_folders: ClassVar[tuple[Path, ...]] = ()
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Note where the class stands, since its field map may stand beside it."""
+        super().__init_subclass__(**given)
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        if file:
+            cls.map_folders = (Path(file).parent, *cls.map_folders)
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.replayed = False
+        self.rate_left: int | None = None
+
+    @property
+    def idempotency(self) -> float | None:
+        """For how many hours the product keeps an Idempotency-Key; None: it ignores keys."""
+        return None
 
     @property
     def maps(self) -> FieldMaps:
-        """Return the field maps of this provider."""
-        return maps_for(self.name)
+        """Return the field maps of this provider; DataError says what is wrong with a bad one."""
+        try:
+            return maps_for(self.name, self.map_folders)
+        except MappingError as error:
+            raise DataError(f"The field map cannot be used: {error}", code="field_map") from None
+
+    def authorised(self, call: Callable[[], T]) -> T:
+        """Make a call; when our credential is not known (401) and there is another one now, once more."""
+        try:
+            return call()
+        except AuthError as error:
+            if error.reason != "auth" or not self.connection.access.renew():
+                raise
+        return call()
 
     # -- what CrmService calls -------------------------------------------------------------------
 
@@ -130,6 +192,7 @@ class Provider:
     def create(self, entity: str, attributes: Mapping[str, Any], key: str) -> Any:
         """Create a record once per key and return it."""
         self._demand(entity, "create")
+        self.replayed = False
         row = self.create_row(entity, self.maps.row(entity, attributes, creating=True), key)
         return self._written(entity, row)
 
@@ -138,6 +201,7 @@ class Provider:
         self._demand(entity, "update")
         if not attributes:
             raise DataError(f"an update of {entity} names no field")
+        self.replayed = False
         row = self.update_row(entity, checked_id(record_id), self.maps.row(entity, attributes), key)
         record = self._written(entity, row)
         if record.id != record_id:

@@ -170,10 +170,11 @@ ENTITY_OF: Mapping[type[Record], str] = {record: entity for entity, record in EN
 
 def plain(record: Record) -> dict[str, Any]:
     """Return the record as JSON-safe values: dates as ISO text, money as decimal text."""
-    return {item.name: _plain(getattr(record, item.name)) for item in fields(record)}
+    return {item.name: plain_value(getattr(record, item.name)) for item in fields(record)}
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return one value of a record as it stands in JSON."""
     if isinstance(value, date):  # a datetime is a date too
         return value.isoformat()
     if isinstance(value, Decimal):

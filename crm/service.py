@@ -4,19 +4,22 @@
     for customer in crm.query(status="past", services=["fertilizer"]):
         crm.note(customer.id, "Called, no answer", key=step.key("note"))
 
-One service serves one run of one step: its read cache and its list of calls live no longer.
+One service serves one run of one step: its read cache and its list of calls live no longer. Before each
+call it asks `crm.health` whether one may be made (Held, if not), and afterwards tells it what came of it.
 """
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from django.conf import settings
 
-from credentials.store import secret_for
+from crm import health, phones
+from crm.access import access_for
 from crm.filters import matches
 from crm.provider import Connection, Page, Provider, providers
 from crm.records import (
@@ -30,8 +33,18 @@ from crm.records import (
     Note,
     Quote,
     Record,
+    plain,
+    plain_value,
 )
-from sopengine.errors import Permanent, StepError
+from sopengine.errors import (
+    AuthError,
+    DataError,
+    Outdated,
+    Permanent,
+    StepError,
+    Unclear,
+    Unsupported,
+)
 from sopengine.http import Deadline
 from sopengine.registry import UnknownName
 
@@ -43,7 +56,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CrmCall:
-    """One call, as its event tells it. `status`: ok, not_found, or the code of the error."""
+    """One call, as its event tells it.
+
+    `status`: ok, not_found, replayed (a write that the CRM had taken before), or the code of the error.
+    """
 
     operation: str
     entity: str
@@ -86,8 +102,19 @@ class Entity(Generic[R]):
         return found
 
     def search(self, text: str) -> list[R]:
-        """Return the records that fit a name, a mail address or a phone number."""
-        return self._service.timed("search", self.name, "", lambda: self._found(text))
+        """Return the records that fit a name, a mail address or a phone number.
+
+        A phone number is asked for in each way in which it may be stored, one call each: what those
+        bring must have this number, in whatever way it is written.
+        """
+        number = phones.e164(text)
+        typed, *others = phones.spellings(text)
+        found = {record.id: record for record in self._searched(typed)}
+        for other in others:
+            for record in self._searched(other):
+                if phones.e164(getattr(record, "phone", None)) == number:
+                    found.setdefault(record.id, record)
+        return list(found.values())
 
     def create(self, attributes: Mapping[str, Any], *, key: str) -> R:
         """Create a record once per key and return it."""
@@ -111,6 +138,9 @@ class Entity(Generic[R]):
     def _page(self, cursor: str, filters: Mapping[str, Any]) -> Page[R]:
         return self._provider.page(self.name, filters, cursor)
 
+    def _searched(self, text: str) -> list[R]:
+        return self._service.timed("search", self.name, "", lambda: self._found(text))
+
     def _found(self, text: str) -> list[R]:
         return self._provider.search(self.name, text)
 
@@ -124,10 +154,20 @@ class Entity(Generic[R]):
 
 
 class CrmService:
-    """The CRM as handlers see it: the verbs for customers, and the same ones by entity."""
+    """The CRM as handlers see it: the verbs for customers, and the same ones by entity.
 
-    def __init__(self, provider: Provider) -> None:
+    `guarded` is False for calls that staff make by hand: they go out while the line is held, and
+    `crm.health` neither stops them nor hears of them. `notes` gather what calls meant for the line, where
+    another thread than the caller's owns the database; without them it is noted at once.
+    """
+
+    def __init__(
+        self, provider: Provider, *, guarded: bool = True, notes: health.Notes | None = None
+    ) -> None:
         self.provider = provider
+        self._line = notes or health
+        self.service = provider.connection.service
+        self.guarded = guarded
         self.provider_name = provider.name
         self.is_mock = provider.is_mock
         self.idempotency = provider.idempotency
@@ -167,6 +207,46 @@ class CrmService:
         """Change the named fields of a customer once per key and return it."""
         return self.customers.update(record_id, attributes, key=key)
 
+    def get_or_create(self, attributes: Mapping[str, Any], *, key: str) -> tuple[Customer, bool]:
+        """Return the customer with this mail address or phone number, and whether it was created now.
+
+        One who exists gets what is new: nothing that is filled becomes empty, lists and notes grow, a wish
+        not to be contacted stays, and so do status and source, which tell how a customer began. Raises
+        Unclear when two or more fit, and DataError when neither mail nor phone is given.
+        """
+        wanted = _with_one_phone(attributes)
+        known = self._known(wanted)
+        if known is None:
+            return self.create(wanted, key=key), True
+        news = self._news(known, wanted)
+        return (self.update(known.id, news, key=_key_of(key, news)) if news else known), False
+
+    def recheck(
+        self, customer_id: str, *, filters: Mapping[str, Any] | None = None, address: str = ""
+    ) -> Customer:
+        """Return the customer as the CRM has it now, just before something is sent to it.
+
+        Raises Permanent "customer_gone", "do_not_contact" or "outside_filter" when nothing may be sent,
+        and Outdated "address_changed" when the mail address is another than the approved `address`.
+        """
+        customer = self.find(customer_id, fresh=True)
+        if customer is None:
+            raise Permanent(f"The CRM no longer has the customer {customer_id}.", code="customer_gone")
+        if customer.do_not_contact:
+            raise Permanent(f"{customer_id} is not to be contacted any more.", code="do_not_contact")
+        if filters and not matches(customer, filters):
+            raise Permanent(
+                f"{customer_id} no longer passes the filters {', '.join(sorted(filters))}.",
+                code="outside_filter",
+            )
+        if address and _folded(customer.email) != _folded(address):
+            raise Outdated(
+                f"The mail address of {customer_id} is not the one that was approved any more.",
+                code="address_changed",
+                values=self.customer_fields(customer),
+            )
+        return customer
+
     def note(self, customer_id: str, text: str, *, key: str) -> Note:
         """Put a note on a customer once per key and return it."""
         return self.notes.create({"customer_id": customer_id, "text": text}, key=key)
@@ -199,24 +279,96 @@ class CrmService:
         self.timed("ping", "", "", self.provider.ping)
 
     def timed(self, operation: str, entity: str, record_id: str, call: Callable[[], T]) -> T:
-        """Run one call and keep what happened for the step's events: names, codes and time only."""
+        """Run one call and keep what happened for the step's events: names, codes and time only.
+
+        A call that may not be made is none: Held is raised and nothing kept.
+        """
+        try:
+            if self.guarded:
+                health.demand(self.service)
+            return self._timed(operation, entity, record_id, call)
+        except StepError as error:
+            error.origin = self.service
+            raise
+
+    def _timed(self, operation: str, entity: str, record_id: str, call: Callable[[], T]) -> T:
         started = time.perf_counter()
-        status = "ok"
+        status = "bug"
         try:
             found = call()
+            status = self._status(operation, found)
             if found is None:
-                status = "not_found"
                 log.warning("%s has no %s %s", self.provider_name, entity, record_id)
             elif isinstance(found, Record):
                 record_id = found.id
-            return found
         except StepError as error:
             status = error.reason
+            self._tell_failed(error)
             raise
         finally:
             ms = round((time.perf_counter() - started) * 1000)
             self.calls.append(CrmCall(operation, entity, record_id, status, ms))
+        if self.guarded:
+            self._line.worked(self.service, rate_left=self.provider.rate_left)
+        return found
 
+    def _status(self, operation: str, found: object) -> str:
+        if found is None:
+            return "not_found"
+        return "replayed" if operation in WRITES and self.provider.replayed else "ok"
+
+    def _tell_failed(self, error: StepError) -> None:
+        """Tell how a call failed; what the provider cannot do and what is ill-formed says nothing of it."""
+        if not self.guarded or isinstance(error, Unsupported | DataError):
+            return
+        login = self.provider.connection.access.fingerprint() if isinstance(error, AuthError) else ""
+        self._line.failed(self.service, error, fingerprint=login)
+
+    def _known(self, wanted: Mapping[str, Any]) -> Customer | None:
+        """Return the only customer with this mail address or phone number."""
+        typed, phone = str(wanted.get("email") or "").strip(), phones.e164(wanted.get("phone"))
+        mail = _folded(typed)
+        if not mail and not phone:
+            raise DataError("A customer is looked up by mail or phone: neither of them can be used here.")
+        found = {
+            customer.id: customer
+            for text in dict.fromkeys((typed, typed.lower(), phone))
+            if text
+            for customer in self.search(text)
+            if (mail and _folded(customer.email) == mail) or (phone and phones.e164(customer.phone) == phone)
+        }
+        if len(found) > 1:
+            names = ", ".join(sorted(found))
+            raise Unclear(f"Several customers have this mail address or phone number: {names}.", sent="no")
+        return next(iter(found.values()), None)
+
+    def _news(self, known: Customer, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the attributes that an update has to write."""
+        stored = plain(known)
+        merged = {
+            name: self._merged(name, stored.get(name), plain_value(value))
+            for name, value in wanted.items()
+            if name not in BEGINNING and value not in EMPTY
+        }
+        return {name: value for name, value in merged.items() if not _same(name, stored.get(name), value)}
+
+    def _merged(self, name: str, stored: Any, value: Any) -> Any:
+        """Return what a field becomes when it has one value and gets another, as its owner policy says."""
+        owner = self.provider.maps.owner("customers", name)
+        if owner == "immutable_after_bind":
+            return stored
+        if stored in EMPTY or _same(name, stored, value):
+            return value
+        if isinstance(stored, list) and isinstance(value, list):
+            return [*stored, *(item for item in value if item not in stored)]
+        if owner == "merge_with_audit" and isinstance(stored, str):
+            return stored if value in stored.splitlines() else f"{stored}\n{value}"
+        return value
+
+
+WRITES = ("create", "update")
+BEGINNING = ("status", "source")
+EMPTY: tuple[Any, ...] = (None, "", [], (), False)
 
 CUSTOMER_FIELDS = (
     "customer_name",
@@ -228,13 +380,49 @@ CUSTOMER_FIELDS = (
 )
 
 
-def open_service(deadline: Deadline | None = None) -> CrmService:
+def open_service(
+    deadline: Deadline | None = None,
+    *,
+    service: str = "crm",
+    guarded: bool = True,
+    notes: health.Notes | None = None,
+) -> CrmService:
     """Return a service for settings.CRM_PROVIDER; nothing is called and no secret read before need.
 
-    Raises Permanent, with the names there are, when no provider has that name.
+    `service` is whose login and whose health are used. Raises Permanent, with the names there are, when
+    no provider has that name.
     """
     try:
         provider = providers.get(settings.CRM_PROVIDER)
     except UnknownName as error:
         raise Permanent(f"CRM_PROVIDER: {error}", code="not_configured") from None
-    return CrmService(provider(Connection(settings.CRM_BASE_URL, partial(secret_for, "crm"), deadline)))
+    connection = Connection(settings.CRM_BASE_URL, access_for(service, deadline), deadline, service)
+    return CrmService(provider(connection), guarded=guarded, notes=notes)
+
+
+def _with_one_phone(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes with the phone number in E.164, where it is one."""
+    wanted = dict(attributes)
+    if number := phones.e164(wanted.get("phone")):
+        wanted["phone"] = number
+    return wanted
+
+
+def _folded(mail: Any) -> str:
+    """Return a mail address as addresses are compared: their case says nothing."""
+    return str(mail or "").strip().casefold()
+
+
+def _same(name: str, stored: Any, value: Any) -> bool:
+    """Say whether a field says the same already."""
+    if name == "email":
+        return _folded(stored) == _folded(value)
+    if name == "phone" and (number := phones.e164(value)):
+        return phones.e164(stored) == number
+    return bool(stored == value)
+
+
+def _key_of(key: str, news: Mapping[str, Any]) -> str:
+    """Return the key of an update: another one when there is something else to write."""
+    text = json.dumps(news, sort_keys=True, default=str)
+    return f"{key}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -49,12 +49,17 @@ PAST: tuple[tuple[list[str], bool, bool, bool], ...] = (
 )
 OTHERS = ("active", "active", "lead", "cold")
 OVERDUE_DAYS = (7, 14, 21, 34)
+# Firms and associations that hand over whole streets: name, domain, segment.
+ACCOUNTS = (
+    ("Birch Lane Association", "birchlane.example.com", "association"),
+    ("Fremont Dental", "fremontdental.example.com", "business"),
+)
 
 
 def cast_of(past: int) -> dict[str, list[Row]]:
     """Return the rows of a mock CRM with this many past customers, by entity; none at all for 0."""
     if past == 0:
-        return {"customers": [], "invoices": [], "quotes": [], "appointments": []}
+        return {}
     customers = customers_for(past)
     holders = [row for row in customers if row["status"] == "active"]
     return {
@@ -62,6 +67,10 @@ def cast_of(past: int) -> dict[str, list[Row]]:
         "invoices": _invoices(holders),
         "quotes": _quotes([row for row in customers if row["status"] in ("lead", "active")]),
         "appointments": _appointments(holders),
+        "accounts": _accounts(),
+        "contacts": _contacts(),
+        "deals": _deals(holders),
+        "activities": _activities(holders),
     }
 
 
@@ -191,4 +200,58 @@ def _appointments(holders: list[Row]) -> list[Row]:
             "status": "booked",
         }
         for number in (1, 2)
+    ]
+
+
+def _accounts() -> list[Row]:
+    return [
+        {"id": f"acc_{number:04}", "name": name, "domain": domain, "segment": segment}
+        for number, (name, domain, segment) in enumerate(ACCOUNTS, 1)
+    ]
+
+
+def _contacts() -> list[Row]:
+    """Return one person at each account; nobody of them is a customer."""
+    people = (("Ingrid Sather", "treasurer"), ("Rolf Tveit", "office manager"))
+    return [
+        {
+            "id": f"con_{number:04}",
+            "name": name,
+            "email": f"{name.split()[0].lower()}@{domain}",
+            "phone": f"+1651555{number:04}",
+            "account_id": f"acc_{number:04}",
+            "role": role,
+        }
+        for number, ((name, role), (_, domain, _)) in enumerate(zip(people, ACCOUNTS, strict=True), 1)
+    ]
+
+
+def _deals(holders: list[Row]) -> list[Row]:
+    """Return one sale that may come about with an account, one with a customer, and one that was lost."""
+    states = (("open", 2400.0, 30), ("open", 380.0, 14), ("lost", 1500.0, -60))
+    return [
+        {
+            "id": f"dea_{number:04}",
+            "name": f"Season contract {number}",
+            "stage": stage,
+            "account_id": None if number == 2 else f"acc_{(number + 1) // 2:04}",
+            "customer_id": holders[0]["id"] if number == 2 else None,
+            "amount": amount,
+            "currency": "USD",
+            "close_date": {"$days": days},
+        }
+        for number, (stage, amount, days) in enumerate(states, 1)
+    ]
+
+
+def _activities(holders: list[Row]) -> list[Row]:
+    return [
+        {
+            "id": f"act_{number:04}",
+            "customer_id": holders[number % len(holders)]["id"],
+            "kind": kind,
+            "text": text,
+            "at": {"$hours": -24 * number},
+        }
+        for number, (kind, text) in enumerate([("call", "Asked for a second visit."), ("visit", None)], 1)
     ]

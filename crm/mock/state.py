@@ -27,7 +27,17 @@ from sopengine.errors import StepError
 Row = dict[str, Any]
 
 KEY_HOURS = 24.0
-PREFIXES = {"customers": "cus", "notes": "not", "appointments": "app", "invoices": "inv", "quotes": "quo"}
+PREFIXES = {
+    "customers": "cus",
+    "invoices": "inv",
+    "quotes": "quo",
+    "appointments": "app",
+    "notes": "not",
+    "deals": "dea",
+    "accounts": "acc",
+    "contacts": "con",
+    "activities": "act",
+}
 DEFAULTS: Mapping[str, Row] = {
     "customers": {
         **dict.fromkeys(("email", "phone", "address", "city", "state", "zip")),
@@ -39,7 +49,19 @@ DEFAULTS: Mapping[str, Row] = {
     },
     "appointments": {"status": "booked"},
 }
-SEARCHED = ("name", "email", "phone", "address", "city")
+SEARCHED: Mapping[str, tuple[str, ...]] = {
+    "customers": ("name", "email", "phone", "address", "city"),
+    "accounts": ("name", "domain"),
+    "contacts": ("name", "email", "phone"),
+}
+# Which field of a row names which other row, and whether it must.
+REFERENCES: Mapping[str, Mapping[str, tuple[str, bool]]] = {
+    "notes": {"customer_id": ("customers", True)},
+    "appointments": {"customer_id": ("customers", True)},
+    "activities": {"customer_id": ("customers", True)},
+    "deals": {"customer_id": ("customers", False), "account_id": ("accounts", False)},
+    "contacts": {"account_id": ("accounts", False)},
+}
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS row (entity TEXT, id TEXT, place INTEGER, body TEXT, PRIMARY KEY (entity, id));
@@ -96,7 +118,7 @@ class MockState:
         """
         if entity == "notes":
             with self._reading() as db:
-                self._demand_customer(db, entity, filters)
+                self._demand_references(db, entity, filters)
         found = [row for row, record in self._all(entity) if not filters or matches(record, filters)]
         self._note("query", entity, "", outcome="read")
         return found[(page - 1) * per_page : page * per_page], len(found)
@@ -108,17 +130,22 @@ class MockState:
         self._note("find", entity, record_id, outcome="read" if row else "not_found")
         return settled(row, clock.now()) if row else None
 
-    def search(self, text: str, page: int = 1, per_page: int = 25) -> tuple[list[Row], int]:
-        """Return one page of the customers whose name, mail, phone or address has the text."""
+    def search(
+        self, text: str, page: int = 1, per_page: int = 25, entity: str = "customers"
+    ) -> tuple[list[Row], int]:
+        """Return one page of the rows whose name, mail, phone or address has the text.
+
+        A phone number is found by its digits as they are stored, no matter who else would know it.
+        """
         wanted = text.casefold()
         digits = "".join(filter(str.isdigit, text))
         found = [
             row
-            for row, _ in self._all("customers")
-            if any(wanted in str(row[name] or "").casefold() for name in SEARCHED)
-            or (len(digits) >= 7 and digits in str(row["phone"] or ""))
+            for row, _ in self._all(entity)
+            if any(wanted in str(row.get(name) or "").casefold() for name in SEARCHED[entity])
+            or (len(digits) >= 7 and digits in str(row.get("phone") or ""))
         ]
-        self._note("search", "customers", "", outcome="read")
+        self._note("search", entity, "", outcome="read")
         return found[(page - 1) * per_page : page * per_page], len(found)
 
     def rows(self, entity: str) -> list[Row]:
@@ -141,7 +168,7 @@ class MockState:
         """Create a row, once per key."""
 
         def apply(db: sqlite3.Connection) -> Row:
-            self._demand_customer(db, entity, row)
+            self._demand_references(db, entity, row)
             place = self._last_place(db, entity) + 1
             now = clock.now().isoformat()
             made = {
@@ -162,6 +189,7 @@ class MockState:
             stored = self._row(db, entity, record_id)
             if stored is None:
                 raise Refused(404, f"there is no {ENTITIES[entity].word} with this id")
+            self._demand_references(db, entity, row, updating=True)
             changed = {**stored, **row, "updated_at": clock.now().isoformat()}
             return self._put(db, entity, changed)
 
@@ -216,12 +244,16 @@ class MockState:
         if unknown := sorted(row.keys() - writable):
             raise Refused(422, f"cannot be written: {', '.join(unknown)}")
 
-    def _demand_customer(self, db: sqlite3.Connection, entity: str, row: Mapping[str, Any]) -> None:
-        """Refuse a note or an appointment for a customer that is not there."""
-        if entity in ("notes", "appointments"):
-            customer = row.get("customer_id")
-            if not isinstance(customer, str) or self._row(db, "customers", customer) is None:
-                raise Refused(404, "there is no customer with this id")
+    def _demand_references(
+        self, db: sqlite3.Connection, entity: str, row: Mapping[str, Any], *, updating: bool = False
+    ) -> None:
+        """Refuse a row that is about a customer or an account that is not there."""
+        for field, (target, needed) in REFERENCES.get(entity, {}).items():
+            other = row.get(field)
+            if (updating and field not in row) or (other is None and not needed):
+                continue
+            if not isinstance(other, str) or self._row(db, target, other) is None:
+                raise Refused(404, f"there is no {ENTITIES[target].word} with this id")
 
     def _put(self, db: sqlite3.Connection, entity: str, row: Row, place: int | None = None) -> Row:
         """Store a row that is well-formed, at its old place by default; else it is refused with 422."""

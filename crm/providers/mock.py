@@ -33,7 +33,7 @@ def forget_state() -> None:
 
 @providers.register("mock")
 class Mock(Provider):
-    """Same verbs, filters and refusals as the REST contract, without a network."""
+    """Same verbs, filters and refusals as the REST contract, and deals, accounts, contacts and activities."""
 
     name = "mock"
     is_mock = True
@@ -47,6 +47,10 @@ class Mock(Provider):
         "quotes": Can({"query", "find"}, {"status", "customer_id"}),
         "appointments": Can({"query", "create", "update"}, {"from", "to"}),
         "notes": Can({"query", "create"}, {"customer_id"}, needs={"customer_id"}),
+        "deals": Can({"query", "find", "create", "update"}, {"stage", "customer_id", "account_id"}),
+        "accounts": Can({"query", "find", "search", "create", "update"}, {"segment"}),
+        "contacts": Can({"query", "find", "search", "create", "update"}, {"account_id"}),
+        "activities": Can({"query", "create"}, {"customer_id", "kind"}),
     }
 
     def list_rows(self, entity: str, filters: Mapping[str, Any], cursor: str) -> Rows:
@@ -65,10 +69,10 @@ class Mock(Provider):
         return shared_state().find(entity, record_id)
 
     def search_rows(self, entity: str, text: str, cursor: str) -> Rows:
-        """Return one page of the customers that fit."""
+        """Return one page of the rows that fit."""
         self._check()
         page = page_number(cursor)
-        rows, total = shared_state().search(text, page, PER_PAGE)
+        rows, total = shared_state().search(text, page, PER_PAGE, entity)
         return Rows(rows, str(page + 1) if page * PER_PAGE < total else "")
 
     def create_row(self, entity: str, row: Row, key: str) -> Row | None:
@@ -83,11 +87,13 @@ class Mock(Provider):
         """Return the row that the write made; a refusal means what its status would mean over HTTP."""
         self._check()
         try:
-            return write().row
+            written = write()
         except Refused as refusal:
             if refusal.status == 404:
                 return None
             raise self._refusal(refusal) from None
+        self.replayed = written.replayed
+        return written.row
 
     def _refusal(self, refusal: Refused) -> Permanent:
         code = f"http_{refusal.status}"

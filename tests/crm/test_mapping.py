@@ -15,6 +15,11 @@ from crm.records import ENTITIES, Customer, Record, plain
 from sopengine.errors import DataError, Unsupported
 
 ROW = {"id": "c1", "name": "Ada", "status": "past"}
+# The rows without which there is no customer.
+WHOLE = (
+    "{field: id, provider: Key, direction: in, required: true}, {field: name, provider: Nm}, "
+    "{field: status, provider: Kind}"
+)
 
 
 def maps(tmp_path: Path, text: str) -> FieldMaps:
@@ -27,9 +32,11 @@ def maps(tmp_path: Path, text: str) -> FieldMaps:
 def test_the_shipped_maps_are_sound_and_speak_of_the_same_fields(provider: str) -> None:
     shipped = maps_for(provider)
 
-    assert {entity: [item.field for item in rows] for entity, rows in shipped.rows.items()} == {
-        entity: [item.field for item in rows] for entity, rows in maps_for("rest").rows.items()
+    common = maps_for("rest").rows
+    assert {entity: [item.field for item in shipped.rows[entity]] for entity in common} == {
+        entity: [item.field for item in rows] for entity, rows in common.items()
     }
+    assert set(shipped.rows) == (set(ENTITIES) if provider == "mock" else set(common))
     for entity, rows in shipped.rows.items():
         assert {item.field for item in rows} == {field.name for field in fields(ENTITIES[entity])} - {
             "crm_ref",
@@ -192,6 +199,18 @@ def test_defaults_fill_a_new_record_and_no_update() -> None:
         ("customers: [{field: id, provider: n, required: true}, {field: shoe, provider: s}]", "shoe"),
         ("customers: [{field: id, provider: n, colour: red}]", "colour"),
         ("customers: [{field: id, provider: n, type: money}]", "type"),
+        ("customers: [{field: id, provider: n, type: integer, required: true}]", "id is of type text"),
+        ("customers: [{field: signed_seasons, provider: s}]", "signed_seasons is of type integers, not text"),
+        ("customers: [{field: id, provider: a..b, required: true}]", "provider"),
+        ("customers: [{field: id, provider: n, required: true}]", "no customer without name, status"),
+        (f"customers: [{WHOLE}, {{field: city, provider: Nm}}]", "written by two fields: Nm"),
+        (f"customers: [{WHOLE}, {{field: city, provider: Nm.town}}]", "Nm.town lies inside"),
+        (
+            f"customers: [{WHOLE}, {{field: do_not_contact, provider: d, type: flag, default: no way}}]",
+            "default",
+        ),
+        (f"customers: [{WHOLE}, {{field: city, provider: c, default: X, values: {{a: A}}}}]", "default"),
+        (f"customers: [{WHOLE}, {{field: services, provider: s, type: texts, values: {{a: A}}}}]", "values"),
         ("customers: [{field: id, provider: n, owner: nobody}]", "owner"),
         ("customers: [{field: id}]", "provider"),
         (
@@ -207,6 +226,156 @@ def test_a_map_that_is_wrong_says_where(tmp_path: Path, text: str, said: str) ->
     assert "acme.yaml" in str(caught.value)
 
 
+NESTED = """
+customers:
+  - {field: id, provider: id, direction: in, required: true}
+  - {field: name, provider: properties.full name, required: true}
+  - {field: status, provider: properties.stage, default: lead, values: {Won: active, New: lead}}
+  - {field: email, provider: properties.contact.email}
+  - {field: phone, provider: properties.contact.phone}
+  - {field: created_at, provider: meta.created, direction: in, type: time}
+"""
+
+
+def test_a_dot_leads_into_an_object_both_ways(tmp_path: Path) -> None:
+    acme = maps(tmp_path, NESTED)
+    row = {
+        "id": 7,
+        "properties": {"full name": "Ada", "stage": "Won", "contact": {"email": "a@b.c", "fax": "1"}, "x": 1},
+        "archived": False,
+    }
+
+    record = acme.record("customers", row)
+
+    assert (record.id, record.name, record.status, record.email) == ("7", "Ada", "active", "a@b.c")
+    assert record.diagnostics == (
+        "unmapped: archived",
+        "unmapped: properties.x",
+        "unmapped: properties.contact.fax",
+        "absent: phone",
+        "absent: created_at",
+    )
+    assert acme.row("customers", {"name": "Ada", "email": None, "phone": "1"}, creating=True) == {
+        "properties": {"full name": "Ada", "stage": "New", "contact": {"email": None, "phone": "1"}}
+    }
+
+
+@pytest.mark.parametrize("value", [None, "absent", {}, {"full name": None}])
+def test_what_lies_in_an_object_that_is_not_there_is_absent(tmp_path: Path, value: Any) -> None:
+    row = {"id": 7} if value == "absent" else {"id": 7, "properties": value}
+
+    with pytest.raises(DataError, match=r"lacks the field 'properties.full name'; see name in acme\.yaml"):
+        maps(tmp_path, NESTED).record("customers", row)
+
+
+@pytest.mark.parametrize("value", ["CANARY", ["CANARY"], 7, True])
+def test_an_object_that_is_none_is_a_data_error(tmp_path: Path, value: Any) -> None:
+    row = {"id": 7, "properties": {"full name": "Ada", "stage": "Won", "contact": value}}
+
+    with pytest.raises(DataError, match=r"'properties.contact.email'.*acme\.yaml") as caught:
+        maps(tmp_path, NESTED).record("customers", row)
+
+    assert "CANARY" not in str(caught.value)
+
+
+def test_an_error_in_a_record_names_the_map_where_it_can_be_mended() -> None:
+    for broken in ({**ROW, "name": None}, {**ROW, "services": "mowing"}):
+        with pytest.raises(DataError, match=r"rest\.yaml"):
+            maps_for("rest").record("customers", broken)
+    for wrong in ({"name": ""}, {"services": "mowing"}):
+        with pytest.raises(DataError, match=r"rest\.yaml"):
+            maps_for("rest").row("customers", wrong)
+    with pytest.raises(DataError, match=r"needs name; see rest\.yaml"):
+        maps_for("rest").row("customers", {}, creating=True)
+
+
+def test_a_record_cannot_be_without_its_name_whatever_the_map_says(tmp_path: Path) -> None:
+    acme = maps(tmp_path, f"customers: [{WHOLE}]")
+
+    with pytest.raises(DataError, match="'Nm'"):
+        acme.record("customers", {"Key": "7", "Kind": "past"})
+
+
+def test_a_default_is_in_our_words(tmp_path: Path) -> None:
+    acme = maps(
+        tmp_path,
+        "customers: [{field: id, provider: Key, direction: in, required: true}, {field: name, provider: Nm},"
+        " {field: status, provider: Kind, default: lead, values: {Neu: lead, Alt: past}}]",
+    )
+
+    assert acme.record("customers", {"Key": "7", "Nm": "Ada"}).status == "lead"
+    assert acme.row("customers", {"name": "Ada"}, creating=True) == {"Nm": "Ada", "Kind": "Neu"}
+
+
+def test_of_two_words_for_one_of_ours_both_are_read_and_the_first_is_written(tmp_path: Path) -> None:
+    acme = maps(
+        tmp_path,
+        "customers: [{field: id, provider: Key, direction: in, required: true}, {field: name, provider: Nm},"
+        " {field: status, provider: Kind, values: {Won: active, Closed: active}}]",
+    )
+    row = {"Key": "7", "Nm": "Ada"}
+
+    assert {acme.record("customers", {**row, "Kind": kind}).status for kind in ("Won", "Closed")} == {
+        "active"
+    }
+    assert acme.row("customers", {"status": "active"}) == {"Kind": "Won"}
+
+
+def test_what_is_bound_for_ever_can_be_written_once(tmp_path: Path) -> None:
+    acme = maps(
+        tmp_path,
+        f"customers: [{WHOLE}, {{field: source, provider: Origin, owner: immutable_after_bind}}]",
+    )
+
+    assert acme.row("customers", {"name": "Ada", "status": "past", "source": "flyer"}, creating=True)[
+        "Origin"
+    ]
+    with pytest.raises(Unsupported, match=r"'source'.*acme\.yaml"):
+        acme.row("customers", {"source": "website"})
+
+
+def test_who_owns_a_field_is_what_the_map_says() -> None:
+    rest = maps_for("rest")
+
+    assert (rest.owner("customers", "notes"), rest.owner("customers", "city")) == (
+        "merge_with_audit",
+        "crm_wins",
+    )
+
+
+def test_a_map_that_was_mended_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "acme.yaml"
+    path.write_text(f"customers: [{WHOLE}, {{field: shoe, provider: s}}]")
+    with pytest.raises(MappingError, match="shoe"):
+        maps_for("acme", [tmp_path])
+
+    path.write_text(f"customers: [{WHOLE}]")
+
+    first = maps_for("acme", [tmp_path])
+    assert first.record("customers", {"Key": "7", "Nm": "Ada", "Kind": "past"}).name == "Ada"
+    assert maps_for("acme", [tmp_path]) is first
+
+    path.write_text(f"customers: [{WHOLE}]".replace("Nm", "FullName"))
+
+    assert maps_for("acme", [tmp_path]).row("customers", {"name": "Ada"}) == {"FullName": "Ada"}
+
+
+def test_a_map_beside_its_provider_comes_before_the_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "rest.yaml").write_text(f"customers: [{WHOLE}]")
+
+    assert set(maps_for("rest", [tmp_path / "nowhere", tmp_path]).rows) == {"customers"}
+    assert "invoices" in maps_for("rest", [tmp_path / "nowhere"]).rows
+
+
+def test_a_map_that_is_not_text_says_so(tmp_path: Path) -> None:
+    (tmp_path / "acme.yaml").write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(MappingError, match="not YAML"):
+        read_maps(tmp_path / "acme.yaml", "acme")
+
+
 def test_a_map_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(MappingError, match=r"none\.yaml"):
         read_maps(tmp_path / "none.yaml", "none")
+    with pytest.raises(MappingError, match=r"none\.yaml"):
+        maps_for("none")

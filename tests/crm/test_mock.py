@@ -1,16 +1,11 @@
 """The mock: its cast in proportion, its state shared between processes, its HTTP server."""
 
 import json
-import os
-import re
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +58,7 @@ def test_ids_mails_and_phones_are_each_customers_own() -> None:
 
 def test_few_customers_still_have_invoices_and_none_have_nothing() -> None:
     assert len(cast_of(1)["invoices"]) == 6
-    assert all(rows == [] for rows in cast_of(0).values())
+    assert cast_of(0) == {}
 
 
 # -- the state ---------------------------------------------------------------------------------------
@@ -146,8 +141,8 @@ def test_a_malformed_write_is_refused_and_journalled(row: dict[str, Any]) -> Non
 
 
 def test_the_notes_of_a_run_can_be_read_back() -> None:
-    open_service().note("cus_0001", "Wrote on Monday", key="k")
-    open_service().note("cus_0001", "Wrote on Monday", key="k")
+    open_service(guarded=False).note("cus_0001", "Wrote on Monday", key="k")
+    open_service(guarded=False).note("cus_0001", "Wrote on Monday", key="k")
 
     assert [(row["customer_id"], row["text"]) for row in shared_state().rows("notes")] == [
         ("cus_0001", "Wrote on Monday")
@@ -346,99 +341,3 @@ def test_a_scenario_that_is_wrong_says_where(tmp_path: Path, text: str, said: st
         read_scenario(path)
     with pytest.raises(CommandError, match=said):
         call_command("crm", "serve-mock", "--port", "0", "--scenario", str(path))
-
-
-# -- the command -------------------------------------------------------------------------------------
-
-
-def output(*arguments: str) -> str:
-    out = StringIO()
-    call_command("crm", *arguments, stdout=out)
-    return out.getvalue()
-
-
-def test_query_lists_what_the_filters_let_through_and_says_mock() -> None:
-    text = output("query", "customers", "status=past", "services=fertilizer,weed_control", "--limit", "3")
-
-    assert "mock" in text.splitlines()[0]
-    assert len([line for line in text.splitlines() if line.startswith("  cus_")]) == 3
-    assert "limit of 3" in text
-
-
-def test_query_prints_json() -> None:
-    value = json.loads(output("query", "invoices", "status=open", "--json"))
-
-    assert (value["provider"], value["mock"], len(value["invoices"])) == ("mock", True, 5)
-    assert value["invoices"][0]["id"] == "inv_0001"
-
-
-def test_query_means_customers_where_nothing_else_is_named() -> None:
-    assert "4 customers" in output("query", "status=active,lead,cold")
-    with pytest.raises(CommandError, match=r"'dogs'.*customers, invoices"):
-        output("query", "dogs")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["status"], "name=value"),
-        (["=past"], "name=value"),
-        (["status=past", "status=lead"], "twice"),
-        (["colour=red"], "colour"),
-        (["status=asleep"], "past, active, lead, cold"),
-    ],
-)
-def test_query_refuses_a_filter_that_is_none(arguments: list[str], said: str) -> None:
-    with pytest.raises(CommandError, match=said):
-        output("query", "customers", *arguments)
-
-
-def test_status_says_which_crm_and_what_it_can() -> None:
-    text = output("status")
-
-    assert "mock" in text.splitlines()[0]
-    assert "answers in" in text
-    assert "customers: create, find, query, search, update" in text
-    report = json.loads(output("status", "--json"))
-    assert (report["mock"], report["answers"], report["problem"]) == (True, True, None)
-
-
-@pytest.mark.django_db
-def test_status_fails_when_the_crm_does_not_answer(settings: Any) -> None:
-    settings.CRM_PROVIDER, settings.CRM_API_KEY = "rest", "s3cret"
-    settings.CRM_BASE_URL = "http://127.0.0.1:9"
-
-    with pytest.raises(CommandError, match="unreachable") as caught:
-        output("status")
-    assert "s3cret" not in str(caught.value)
-
-
-@pytest.fixture
-def command(tmp_path: Path) -> Iterator[str]:
-    """Run the real command and return the address that it prints."""
-    scenario = tmp_path / "scenario.yaml"
-    scenario.write_text("customers: [{id: eva, name: Eva Probe}]\n")
-    arguments = ["crm", "serve-mock", "--port", "0", "--customers", "24", "--scenario", str(scenario)]
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "DEBUG": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+", line)
-    assert found, line
-    assert "mock" in line
-    yield found[0]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 0
-    process.stdout.close()
-
-
-def test_serve_mock_serves_as_a_process_and_ends_when_interrupted(command: str) -> None:
-    answer = requests.get(f"{command}/api/v1/customers", headers=AUTH, timeout=5).json()
-
-    assert answer["meta"]["total"] == 24 + 8 + 1
-    assert requests.get(f"{command}/api/v1/customers/eva", headers=AUTH, timeout=5).ok

@@ -8,7 +8,8 @@ import responses
 
 from crm.provider import Connection, providers
 from crm.service import CrmService
-from sopengine.errors import AuthError, DataError, Permanent, StepError, Transient
+from sopengine.errors import AuthError, DataError, Permanent, StepError, Transient, Unsupported
+from tests.crm.conftest import Key
 
 BASE = "https://crm.example.com"
 CUSTOMERS = f"{BASE}/api/v1/customers"
@@ -17,7 +18,7 @@ META = {"total": 1, "page": 1, "per_page": 25}
 
 
 def service(base_url: str = BASE, key: str | None = "s3cret") -> CrmService:
-    return CrmService(providers.get("rest")(Connection(base_url, lambda: key)))
+    return CrmService(providers.get("rest")(Connection(base_url, Key(key))), guarded=False)
 
 
 def sent() -> Any:
@@ -204,8 +205,69 @@ def test_a_list_that_is_not_there_is_no_empty_list() -> None:
 @responses.activate
 @pytest.mark.parametrize("key", [None, ""])
 def test_without_a_key_nothing_is_called(key: str | None) -> None:
-    with pytest.raises(AuthError, match="CRM_API_KEY"):
+    with pytest.raises(AuthError) as caught:
         service(key=key).find("c1")
+
+    assert caught.value.reason == "no_credential"
+    assert len(responses.calls) == 0
+
+
+@responses.activate
+def test_a_key_that_was_replaced_is_tried_once_more_and_no_oftener() -> None:
+    responses.get(f"{CUSTOMERS}/c1", status=401)
+    responses.get(f"{CUSTOMERS}/c1", json={"customer": ADA})
+    responses.get(f"{CUSTOMERS}/c2", status=401)
+    access = Key("old", next="new")
+    crm = CrmService(providers.get("rest")(Connection(BASE, access)), guarded=False)
+
+    assert crm.find("c1") is not None
+    with pytest.raises(AuthError):
+        crm.find("c2")
+
+    assert [call.request.headers["Authorization"] for call in responses.calls] == [
+        "Bearer old",
+        "Bearer new",
+        "Bearer new",
+    ]
+    assert [call.status for call in crm.calls] == ["ok", "auth"]
+
+
+@responses.activate
+def test_a_key_that_may_not_do_this_is_not_tried_again() -> None:
+    responses.get(f"{CUSTOMERS}/c1", status=403)
+    access = Key("old", next="new")
+
+    with pytest.raises(AuthError) as caught:
+        CrmService(providers.get("rest")(Connection(BASE, access)), guarded=False).find("c1")
+
+    assert (caught.value.reason, len(responses.calls)) == ("forbidden", 1)
+
+
+@responses.activate
+def test_what_the_crm_says_of_repeats_and_of_calls_left_is_kept() -> None:
+    responses.post(
+        CUSTOMERS,
+        json={"customer": ADA},
+        headers={"Idempotency-Replayed": "true", "X-RateLimit-Remaining": "17"},
+    )
+    responses.get(f"{CUSTOMERS}/c1", json={"customer": ADA}, headers={"X-RateLimit-Remaining": "16"})
+    crm = service()
+
+    crm.create({"name": "Ada"}, key="k")
+    assert (crm.provider.replayed, crm.provider.rate_left) == (True, 17)
+    crm.find("c1")
+
+    assert (crm.provider.replayed, crm.provider.rate_left) == (False, 16)
+    assert [call.status for call in crm.calls] == ["replayed", "ok"]
+
+
+@pytest.mark.parametrize(("hours", "kept"), [(24.0, 24.0), (0.5, 0.5), (0.0, None)])
+def test_for_how_long_keys_are_kept_is_what_the_setting_says(
+    settings: Any, hours: float, kept: float | None
+) -> None:
+    settings.CRM_IDEMPOTENCY_HOURS = hours
+
+    assert service().idempotency == kept
 
 
 @responses.activate
@@ -219,3 +281,15 @@ def test_a_key_that_would_break_its_header_never_leaves_and_is_not_told() -> Non
 def test_an_address_that_is_missing_is_said_in_words() -> None:
     with pytest.raises(Permanent, match="address"):
         service("").find("c1")
+
+
+@responses.activate
+def test_a_crm_that_does_not_say_who_has_signed_is_not_asked_who_has_not() -> None:
+    responses.get(CUSTOMERS, json={"customers": [ADA], "meta": META})
+    crm = service()
+
+    (ada,) = crm.query(not_signed_for_season=2026)
+
+    with pytest.raises(Unsupported, match="season"):
+        crm.matches(ada, {"not_signed_for_season": 2026})
+    assert crm.matches(ada, {"status": "past"})

@@ -8,12 +8,17 @@ from typing import Any
 import pytest
 
 from credentials.store import forget
+from crm import health
 from crm.filters import FILTERS
+from crm.mapping import FieldMaps, maps_for
+from crm.mock.state import MockState, Refused
 from crm.provider import Can, Connection, Provider, load_providers, providers
+from crm.providers.mock import shared_state
 from crm.records import ENTITIES, ENTITY_OF, Account, plain
 from crm.service import CUSTOMER_FIELDS, CrmService, open_service
-from sopengine.errors import Permanent, Unsupported
-from tests.crm.conftest import Serve, rest_service
+from sopengine.errors import AuthError, DataError, Held, Permanent, StepError, Transient, Unsupported
+from tests.crm.conftest import Key, Serve, rest_service, shaped_service
+from tests.crm.shapes.answers import Shape
 
 
 def test_the_provider_is_the_one_that_is_set() -> None:
@@ -43,8 +48,127 @@ def test_a_real_provider_takes_address_and_key_from_where_they_are_kept(settings
     forget()
 
 
-def test_a_task_keeps_six_values_and_a_reference_of_its_customer() -> None:
+@pytest.mark.django_db
+def test_a_service_of_another_name_has_a_key_of_its_own(settings: Any, serve: Serve) -> None:
+    server = serve(api_key="from-settings")
+    settings.CRM_PROVIDER, settings.CRM_BASE_URL, settings.CRM_API_KEY = "rest", server.url, "from-settings"
+    forget()
+
+    with pytest.raises(AuthError) as caught:
+        open_service(service="crm-of-the-other-firm").find("cus_0001")
+
+    assert (caught.value.reason, caught.value.origin) == ("no_credential", "crm-of-the-other-firm")
+    assert server.journal.entries() == []
+    assert open_service().find("cus_0001") is not None
+    forget()
+
+
+# -- the line to the CRM ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def line(db: None) -> Any:
+    """Return crm.health with nothing kept from another test."""
+    health.forget()
+    yield health
+    health.forget()
+
+
+@pytest.mark.django_db
+def test_no_call_is_made_or_told_while_the_line_is_held(line: Any) -> None:
+    line.hold("crm", "eva", "moving house")
     crm = open_service()
+
+    with pytest.raises(Held) as caught:
+        crm.find("cus_0001")
+    with pytest.raises(Held):
+        list(crm.invoices.query())
+
+    assert (crm.calls, shared_state().journal()) == ([], [])
+    assert (caught.value.origin, caught.value.sent) == ("crm", "no")
+    line.release("crm", "eva")
+    assert crm.find("cus_0001") is not None
+
+
+@pytest.mark.django_db
+def test_staff_may_look_while_the_line_is_held_and_change_nothing_about_it(line: Any) -> None:
+    line.hold("crm", "eva", "")
+
+    assert open_service(guarded=False).find("cus_0001") is not None
+    assert line.standing("crm", fresh=True).state == "held"
+
+
+@pytest.mark.django_db
+def test_failed_calls_silence_the_line_and_none_is_made_then(line: Any, serve: Serve) -> None:
+    server = serve(faults=[{"status": 503}])
+    crm = CrmService(providers.get("rest")(Connection(server.url, Key())))
+
+    for _ in range(5):
+        with pytest.raises(Transient) as caught:
+            crm.find("cus_0001")
+    with pytest.raises(Held):
+        crm.find("cus_0001")
+
+    assert line.standing("crm", fresh=True).state == "silent"
+    assert len(server.journal.entries()) == len(crm.calls) == 5
+    assert caught.value.origin == "crm"
+
+
+@pytest.mark.django_db
+def test_a_refused_key_stops_the_line_of_its_service_only(line: Any, serve: Serve) -> None:
+    server = serve(api_key="right")
+    wrong = Connection(server.url, Key("wrong"), service="one")
+
+    with pytest.raises(AuthError):
+        CrmService(providers.get("rest")(Connection(server.url, Key(None), service="one"))).find("cus_0001")
+    with pytest.raises(Held):
+        CrmService(providers.get("rest")(wrong)).find("cus_0001")
+
+    other = Connection(server.url, Key("right"), service="other")
+    assert CrmService(providers.get("rest")(other)).find("cus_0001") is not None
+
+
+@pytest.mark.django_db
+def test_what_cannot_be_done_or_is_ill_formed_says_nothing_of_the_line(line: Any) -> None:
+    crm = open_service()
+
+    for _ in range(6):
+        with pytest.raises(Unsupported):
+            crm.invoices.search("x")
+        with pytest.raises(DataError):
+            crm.find("")
+
+    assert line.standing("crm", fresh=True).last_failed_at is None
+
+
+@pytest.mark.django_db
+def test_a_call_that_went_well_is_noted_with_the_calls_that_are_left(line: Any, serve: Serve) -> None:
+    service = shaped_service(serve(contract=Shape).url)
+
+    CrmService(service.provider).find("1")
+
+    found = line.standing("crm", fresh=True)
+    assert found.last_ok_at is not None
+    assert found.rate_left == 990
+
+
+def test_a_bug_in_a_provider_is_not_told_as_a_success() -> None:
+    class Broken(Provider):
+        name = "rest"
+        can = providers.get("rest").can
+
+        def find_row(self, entity: str, record_id: str) -> Any:
+            raise ZeroDivisionError
+
+    crm = CrmService(Broken(Connection()), guarded=False)
+    with pytest.raises(ZeroDivisionError):
+        crm.find("c1")
+
+    assert [call.status for call in crm.calls] == ["bug"]
+
+
+def test_a_task_keeps_six_values_and_a_reference_of_its_customer() -> None:
+    crm = open_service(guarded=False)
 
     fields = crm.customer_fields(crm.find("cus_0002"))
 
@@ -61,7 +185,7 @@ def test_a_task_keeps_six_values_and_a_reference_of_its_customer() -> None:
 
 
 def test_without_a_customer_the_six_values_are_null_and_the_reference_is_left_alone() -> None:
-    assert open_service().customer_fields(None) == dict.fromkeys(CUSTOMER_FIELDS)
+    assert open_service(guarded=False).customer_fields(None) == dict.fromkeys(CUSTOMER_FIELDS)
 
 
 def test_services_side_by_side_do_not_mix(serve: Serve) -> None:
@@ -86,7 +210,7 @@ def test_services_side_by_side_do_not_mix(serve: Serve) -> None:
 
 
 def test_every_entity_has_its_records_and_is_served_by_name() -> None:
-    crm = open_service()
+    crm = open_service(guarded=False)
 
     assert {getattr(crm, entity).name for entity in ENTITIES} == set(ENTITIES)
     assert {ENTITY_OF[record] for record in ENTITIES.values()} == set(ENTITIES)
@@ -134,7 +258,7 @@ def test_a_stranger_adds_a_provider_as_one_new_file(
     try:
         load_providers()
         load_providers()
-        crm = open_service()
+        crm = open_service(guarded=False)
 
         assert [account.name for account in crm.accounts.query()] == ["None", "First"]
         account = crm.accounts.find("7")
@@ -150,11 +274,63 @@ def test_a_stranger_adds_a_provider_as_one_new_file(
         del sys.modules["acme_plugin.acme"]
 
 
+MAPPED = """
+from crm.provider import Can, Provider, Rows, providers
+
+
+@providers.register("acme_mapped")
+class Acme(Provider):
+    name = "acme_mapped"
+    can = {"accounts": Can({"query", "find", "create"})}
+    made = []
+
+    def find_row(self, entity, record_id):
+        return {"Key": record_id, "Nm": {"long": "One"}}
+
+    def create_row(self, entity, row, key):
+        self.made.append(row)
+        return {"Key": "7", **row}
+"""
+ACCOUNTS = (
+    "accounts: [{field: id, provider: Key, direction: in, required: true}, {field: name, provider: %s}]"
+)
+
+
+def test_a_plugin_brings_its_map_beside_it_and_a_bad_one_stops_calls_until_it_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    package = tmp_path / "acme_mapped_plugin"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "acme.py").write_text(MAPPED)
+    (package / "acme_mapped.yaml").write_text(ACCOUNTS % "Nm.long, colour: red")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.PLUGINS, settings.CRM_PROVIDER = ["acme_mapped_plugin"], "acme_mapped"
+
+    try:
+        load_providers()
+        crm = open_service(guarded=False)
+        for call in (lambda: crm.accounts.find("7"), lambda: crm.accounts.create({"name": "One"}, key="k")):
+            with pytest.raises(DataError, match=r"acme_mapped\.yaml: .*colour") as caught:
+                call()
+            assert (caught.value.reason, caught.value.sent) == ("field_map", "no")
+        assert crm.provider.made == []  # type: ignore[attr-defined]
+
+        (package / "acme_mapped.yaml").write_text(ACCOUNTS % "Nm.long")
+
+        assert crm.accounts.find("7").name == "One"  # type: ignore[union-attr]
+        assert crm.accounts.create({"name": "Two"}, key="k").name == "Two"
+        assert crm.provider.made == [{"Nm": {"long": "Two"}}]  # type: ignore[attr-defined]
+    finally:
+        providers.remove("acme_mapped")
+        del sys.modules["acme_mapped_plugin.acme"]
+
+
 def test_a_filter_that_only_this_provider_lacks_is_refused_aloud() -> None:
     class Narrow(providers.get("mock")):  # type: ignore[misc]
         can = {"customers": Can({"query"}, {"status"})}
 
-    crm = CrmService(Narrow(Connection()))
+    crm = CrmService(Narrow(Connection()), guarded=False)
 
     assert list(crm.query(status="past"))
     assert not crm.customers.can("query", {"status": "past", "city": "Edina"})
@@ -167,7 +343,7 @@ def test_a_verb_that_is_declared_and_not_written_is_refused() -> None:
         name = "rest"
         can = providers.get("rest").can
 
-    crm = CrmService(Lazy(Connection()))
+    crm = CrmService(Lazy(Connection()), guarded=False)
 
     for call in (
         lambda: crm.find("c1"),
@@ -178,3 +354,146 @@ def test_a_verb_that_is_declared_and_not_written_is_refused() -> None:
     ):
         with pytest.raises(Unsupported):
             call()
+
+
+# -- a customer who is known already ----------------------------------------------------------------
+
+
+def test_a_field_that_is_bound_for_ever_is_left_as_it_is() -> None:
+    rows = maps_for("mock").rows
+    bound = [
+        item.model_copy(update={"owner": "immutable_after_bind"}) if item.field in ("name", "notes") else item
+        for item in rows["customers"]
+    ]
+
+    class Bound(providers.get("mock")):  # type: ignore[misc]
+        maps = FieldMaps("mock", {**rows, "customers": bound}, "bound.yaml")
+
+    crm = CrmService(Bound(Connection()), guarded=False)
+    found, created = crm.get_or_create(
+        {"phone": "+16125550002", "name": "Somebody Else", "notes": "new", "city": "Edina"}, key="k"
+    )
+
+    assert (found.name, found.notes, found.city, created) == ("Berta Bergström", None, "Edina", False)
+
+
+def test_a_wish_not_to_be_contacted_is_taken_up_and_never_lifted() -> None:
+    crm = open_service(guarded=False)
+
+    silent, _ = crm.get_or_create({"phone": "+16125550006", "do_not_contact": False}, key="k1")
+    now_silent, _ = crm.get_or_create({"phone": "+16125550001", "do_not_contact": True}, key="k2")
+
+    assert (silent.id, silent.do_not_contact) == ("cus_0006", True)
+    assert (now_silent.id, now_silent.do_not_contact) == ("cus_0001", True)
+
+
+def test_another_news_has_another_key_and_the_same_news_the_same() -> None:
+    for city in ("Edina", "Edina", "Bloomington"):
+        open_service(guarded=False).get_or_create({"phone": "+16125550002", "city": city}, key="k")
+
+    written = [entry for entry in shared_state().journal() if entry["operation"] == "update"]
+    assert [entry["outcome"] for entry in written] == ["applied", "applied"]
+    assert len({entry["key"] for entry in written}) == 2
+    assert all(entry["key"].startswith("k:") for entry in written)
+
+
+def test_what_nobody_knows_is_refused_for_one_who_exists_too() -> None:
+    with pytest.raises(Unsupported, match="shoe_size"):
+        open_service(guarded=False).get_or_create({"phone": "+16125550002", "shoe_size": 43}, key="k")
+
+
+def test_a_create_whose_answer_was_lost_is_not_made_twice(serve: Serve) -> None:
+    server = serve(ignore_keys=True, faults=[{"on": "POST *", "call": 1, "drop": "after"}])
+    attributes = {"name": "Neu Ling", "phone": "612 555 7788"}
+
+    with pytest.raises(Transient):
+        rest_service(server).get_or_create(attributes, key="k")
+    found, created = rest_service(server).get_or_create(attributes, key="k")
+
+    assert (found.phone, created) == ("+16125557788", False)
+    assert [entry["method"] for entry in server.journal.entries()].count("POST") == 1
+
+
+# -- deals, accounts, contacts, activities -----------------------------------------------------------
+
+
+@pytest.fixture
+def crm() -> CrmService:
+    """The mock, which has them."""
+    return open_service(guarded=False)
+
+
+def test_a_deal_goes_from_its_listing_to_its_end(crm: CrmService) -> None:
+    open_deals = list(crm.deals.query(stage="open"))
+    assert [deal.stage for deal in open_deals] == ["open", "open"]
+    assert crm.deals.find(open_deals[0].id) == open_deals[0]
+
+    won = crm.deals.update(open_deals[0].id, {"stage": "won", "amount": "2500.00"}, key="k")
+
+    assert (won.stage, str(won.amount)) == ("won", "2500.00")
+    assert [deal.id for deal in crm.deals.query(stage=["won"])] == [won.id]
+    assert [deal.id for deal in crm.deals.query(account_id="acc_0001")] == [won.id]
+    assert crm.deals.find("dea_9999") is None
+
+
+def test_an_account_has_its_people(crm: CrmService) -> None:
+    (firm,) = crm.accounts.query(segment="business")
+    (person,) = crm.contacts.query(account_id=firm.id)
+
+    assert (firm.name, person.name, person.role) == ("Fremont Dental", "Rolf Tveit", "office manager")
+    assert crm.accounts.search("fremontdental") == [firm]
+    assert crm.contacts.search("(651) 555-0002") == [person]
+    made = crm.contacts.create({"name": "Siri Lund", "account_id": firm.id}, key="k")
+    assert crm.contacts.create({"name": "Siri Lund", "account_id": firm.id}, key="k") == made
+    assert list(crm.contacts.query(account_id=firm.id)) == [person, made]
+
+
+def test_an_activity_is_written_to_a_customers_file(crm: CrmService) -> None:
+    made = crm.activities.create({"customer_id": "cus_0001", "kind": "visit", "text": "Mowed."}, key="k")
+
+    assert list(crm.activities.query(customer_id="cus_0001", kind="visit")) == [made]
+    assert {item.kind for item in crm.activities.query()} == {"call", "visit"}
+
+
+@pytest.mark.parametrize(
+    ("entity", "row", "status"),
+    [
+        ("deals", {"name": "D", "stage": "asleep"}, 422),
+        ("deals", {"name": "D", "colour": "red"}, 422),
+        ("deals", {"stage": "open"}, 422),
+        ("deals", {"name": "D", "stage": "open", "account_id": "acc_9999"}, 404),
+        ("deals", {"name": "D", "stage": "open", "customer_id": "cus_9999"}, 404),
+        ("contacts", {"name": "C", "account_id": "acc_9999"}, 404),
+        ("contacts", {"name": ""}, 422),
+        ("accounts", {"name": None}, 422),
+        ("activities", {"customer_id": "cus_9999", "kind": "call"}, 404),
+        ("activities", {"kind": "call"}, 404),
+        ("activities", {"customer_id": "cus_0001"}, 422),
+    ],
+)
+def test_the_mock_is_strict_with_them_too(entity: str, row: dict[str, Any], status: int) -> None:
+    state = MockState()
+    before = state.rows(entity)
+
+    with pytest.raises(Refused) as caught:
+        state.create(entity, row)
+
+    assert caught.value.status == status
+    assert state.rows(entity) == before
+
+
+@pytest.mark.parametrize(
+    ("entity", "filters", "error"),
+    [
+        ("deals", {"status": "open"}, Unsupported),
+        ("deals", {"stage": ""}, DataError),
+        ("accounts", {"segment": []}, DataError),
+        ("contacts", {"account_id": " "}, DataError),
+        ("activities", {"from": "2026-01-01"}, Unsupported),
+    ],
+)
+def test_their_filters_are_never_dropped(
+    crm: CrmService, entity: str, filters: dict[str, Any], error: type[StepError]
+) -> None:
+    with pytest.raises(error):
+        list(getattr(crm, entity).query(**filters))
