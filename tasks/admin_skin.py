@@ -62,6 +62,7 @@ _SIDEBAR: list[tuple[str, list[tuple[str, str, str]]]] = [
         [
             ("Scheduled starts", "event", "tasks.scheduledrun"),
             ("Messages to staff", "chat", "tasks.notification"),
+            ("CRM connection", "lan", "crm.health"),
             ("Logins to other systems", "key", "credentials.credential"),
             ("Staff", "group", "auth.user"),
         ],

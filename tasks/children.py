@@ -27,6 +27,7 @@ def task_row(
     priority: int | None = None,
     waiting_for: str = "",
     origin: Mapping[str, Any] | None = None,
+    filters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the row of a new task; InputError when its SOP does not take these inputs."""
     sop = definition_of(version)
@@ -44,7 +45,13 @@ def task_row(
         "key": vault.fingerprint(key) if key else None,
         "context": json.dumps(plain),
         "sealed": values.seal(str(task), sealed),
-        "progress": json.dumps({"visits": {sop.first: 1}, "slot": slot.isoformat()}),
+        "progress": json.dumps(
+            {
+                "visits": {sop.first: 1},
+                "slot": slot.isoformat(),
+                **({"filters": dict(filters)} if filters else {}),
+            }
+        ),
         "origin": dict(origin or {}),
     }
 
@@ -81,6 +88,7 @@ def _row_of(turn: Turn, child: Child, version: int, slot: datetime, waits: str) 
             parent=turn.id,
             waiting_for=waits,
             origin={"parent": str(turn.id)},
+            filters=child.filters,
         )
     except InputError as error:
         raise DataError(f"cannot start {child.sop}: {error}", code="inputs") from None

@@ -20,7 +20,7 @@ from django.db.models import Min
 
 from credentials import vault
 from credentials.models import HashKey
-from credentials.store import secret_for
+from crm.access import access_for
 from crm.service import open_service
 from sopengine.errors import StepError
 from tasks import definition, journal
@@ -213,7 +213,8 @@ def _crm() -> Finding:
     """The CRM is set; nobody is called (`crm status` does that)."""
     try:
         crm = open_service()
-        secret = None if crm.is_mock else secret_for("crm")
+        access = access_for(crm.service)
+        login = None if crm.is_mock else access.fingerprint()
     except (StepError, vault.VaultError) as error:
         return Finding("CRM", "broken", str(error))
     if crm.is_mock:
@@ -221,13 +222,9 @@ def _crm() -> Finding:
     if crm.provider_name == "rest" and not settings.CRM_BASE_URL:
         return Finding("CRM", "broken", "CRM_BASE_URL is not set; expected the address of the CRM.")
     where = urlsplit(settings.CRM_BASE_URL).hostname or "its own address"
-    if not secret:
-        return Finding(
-            "CRM",
-            "note",
-            f"{crm.provider_name} at {where}, without a key; see credential set crm, or CRM_API_KEY.",
-        )
-    return Finding("CRM", "ok", f"{crm.provider_name} at {where}, with a key; crm status asks it.")
+    if not login:
+        return Finding("CRM", "note", f"{crm.provider_name} at {where}. {access.missing()}")
+    return Finding("CRM", "ok", f"{crm.provider_name} at {where}, with a login; crm status asks it.")
 
 
 def _parked() -> Finding:

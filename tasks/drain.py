@@ -18,12 +18,24 @@ from django.conf import settings
 from django.db import DatabaseError
 
 from credentials import vault
+from crm import health
 from crm.service import open_service
 from sopengine import clock
 from sopengine.crashpoint import crashpoint
 from sopengine.errors import DataError, StepError, Transient
 from sopengine.registry import UnknownName
-from tasks import calendars, children, journal, outbox, perform, plan, transition, turns, wakeups
+from tasks import (
+    calendars,
+    children,
+    crm_line,
+    journal,
+    outbox,
+    perform,
+    plan,
+    transition,
+    turns,
+    wakeups,
+)
 from tasks import context as values
 from tasks.crew import Crew, Job, StepDeadline
 from tasks.outcome import Done, Effect, handlers
@@ -217,6 +229,9 @@ class Drain:
             if turn.started and call.effect is Effect.AT_MOST_ONCE:
                 transition.put_before_person(turn, "worker_lost")
                 break
+            if call.plan.handler.crm and (held := crm_line.held(started=turn.started)):
+                self._failed(turn, held)
+                break
             if self._must_pace(turn, call.plan):
                 break
             # A repeat under the same key must say the same: what the first try saw is kept before it.
@@ -300,8 +315,11 @@ class Drain:
         """Make what the handler answered part of its turn."""
         turn, handler = ready.turn, ready.call.plan.handler
         self.steps += 1
+        reply.notes.write()
         for call in reply.calls:
             turn.note("crm_called", **perform.told(call))
+        if reply.found or any(call.status == "replayed" for call in reply.calls):
+            turn.note("found")
         before = turn.seq
         try:
             if isinstance(reply.outcome, StepError):
@@ -322,8 +340,14 @@ class Drain:
             self._failed(turn, error, ready.call.effect)
 
     def _failed(self, turn: Turn, error: StepError, effect: Effect = Effect.NONE) -> None:
-        rules = Rules(settings.ENGINE_RETRY_WAITS, random.random())  # noqa: S311
-        transition.take_error(turn, handlers.get(turn.definition.handler), effect, error, rules)
+        handler = handlers.get(turn.definition.handler)
+        pause = None
+        if transition.other_side(handler, error) == crm_line.SERVICE:
+            pause = self._insist(lambda: crm_line.turn_after_pause(error))
+        if error.origin == crm_line.SERVICE and transition.used_up(turn, error):
+            health.used_up(crm_line.SERVICE, error.reason)
+        rules = Rules(settings.ENGINE_RETRY_WAITS, random.random(), pause)  # noqa: S311
+        transition.take_error(turn, handler, effect, error, rules)
 
     def _late(self, ready: Ready, reply: perform.Reply) -> None:
         """An answer after its deadline counts if nobody has moved the row since it was given up."""

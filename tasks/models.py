@@ -178,6 +178,12 @@ class Task(models.Model):
             ),
             # The sweep: parents whose last child may just have ended.
             models.Index(fields=["id"], name="task_parents", condition=Q(waiting_for="children")),
+            # Runs that are held until their connection is open again.
+            models.Index(
+                fields=["waiting_for", "created_at"],
+                name="task_held",
+                condition=Q(waiting_for__startswith="provider:", wake_at__isnull=True, status="waiting"),
+            ),
         ]
         constraints = [
             models.UniqueConstraint(

@@ -26,10 +26,13 @@ from crm.service import CrmService
 from sopengine.errors import (
     AuthError,
     DataError,
+    Held,
+    Outdated,
     Permanent,
     RateLimited,
     StepError,
     Transient,
+    Unclear,
     Unsupported,
 )
 from sopengine.registry import Registry
@@ -46,12 +49,14 @@ __all__ = [
     "Done",
     "Effect",
     "Handler",
+    "Held",
     "MessageName",
     "MoreNames",
     "Notice",
     "Open",
     "Option",
     "Outcome",
+    "Outdated",
     "Permanent",
     "RateLimited",
     "RawTemplate",
@@ -61,6 +66,7 @@ __all__ = [
     "StepRun",
     "Target",
     "Transient",
+    "Unclear",
     "Unsupported",
     "Wait",
     "handler",
@@ -149,12 +155,14 @@ class Notice:
 class Child:
     """One child task: the SOP's slug, its inputs, and the key that makes it unique for ever.
 
-    With no key the parent and `crm_customer_id` (or the inputs) make it unique.
+    With no key the parent and `crm_customer_id` (or the inputs) make it unique. `filters` are those
+    that its customer passed in the listing: they are asked again before something is sent.
     """
 
     sop: str
     inputs: Mapping[str, Any]
     key: str = ""
+    filters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +222,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Go to the step `to`, to "next", or to "complete", which ends the run with `result`."""
+    """Go to the step `to`, to "next", or to "complete", which ends the run with `result`.
+
+    `why` is a code that the run's story tells as the reason.
+    """
 
     to: str
     result: str = ""
+    why: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
     notify: Sequence[Notice] = ()
 
@@ -289,7 +301,7 @@ class StepRun:
 
     `context` has the run's inputs, the cached `customer_` fields and each earlier step's result
     by key. `now` is when the step began: the same at every repeat. `cursor` is what this step's
-    own last `Continue` said.
+    own last `Continue` said. `filters` are those by which a listing found this run's customer.
     """
 
     task_id: UUID
@@ -303,6 +315,7 @@ class StepRun:
     deadline: Deadline
     cursor: str = ""
     retries: int = 0
+    filters: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self, name: str = "") -> str:
         """Return the idempotency key of one write of this step: the same at every repeat."""
@@ -329,7 +342,9 @@ class Handler:
     crm: bool
     sends: bool
     asks: bool
+    drafts: bool
     waits: bool
+    rechecks: bool
     sets: tuple[str, ...]
     open_fields: frozenset[str]
     raw_params: frozenset[str]
@@ -350,7 +365,9 @@ def handler(
     crm: bool = False,
     sends: bool = False,
     asks: bool = False,
+    drafts: bool = False,
     waits: bool = False,
+    rechecks: bool = False,
     sets: Sequence[str] = (),
 ) -> Callable[[Run], Run]:
     """Register the function under `name`.
@@ -360,7 +377,9 @@ def handler(
     results  the model of the values in `Done`; fields marked `Open[...]` are kept readable
     calls    talks to the world, so it runs in a thread; by default: any effect, or the CRM
     crm      needs the CRM: held while the CRM is away
+    rechecks uses the CRM too, but only for some of its runs: it is not held beforehand
     sends    a customer sees the effect   asks   stops for a person   waits   stops for time
+    drafts   writes a text to a customer, which a person may have to see again
     sets     top-level names it puts into the context besides its own key
     """
 
@@ -380,7 +399,9 @@ def handler(
                 crm=crm,
                 sends=sends,
                 asks=asks,
+                drafts=drafts,
                 waits=waits,
+                rechecks=rechecks,
                 sets=tuple(sets),
                 open_fields=_open_fields(results),
                 raw_params=_marked_params(run, _RawMark),

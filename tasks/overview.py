@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db.models import Q
 
+from crm import breaker, health
 from sopengine import clock
 from tasks.models import Approval, Notification, Pulse, Sop, Task
 from tasks.schedules import next_slots
@@ -110,11 +111,13 @@ class Overview:
     failed: int
     late: int
     alive: Alive
+    crm: Alive
 
     @property
     def calm(self) -> bool:
         """Return whether nobody need do anything."""
-        return not (self.to_answer or self.stopped or self.undelivered or self.failed or self.late)
+        counted = self.to_answer or self.stopped or self.undelivered or self.failed or self.late
+        return not counted and self.crm.tone == "good"
 
 
 def overview() -> Overview:
@@ -128,6 +131,7 @@ def overview() -> Overview:
         failed=Task.objects.filter(needs("failed", now)).count(),
         late=Task.objects.filter(needs("late", now)).count(),
         alive=alive(now),
+        crm=crm(now),
     )
 
 
@@ -153,6 +157,19 @@ def alive(now: datetime) -> Alive:
     if age > max(SLOW_AFTER, timedelta(seconds=3 * settings.ENGINE_SWEEP)):
         return Alive("wait", f"{seen}; that is slow.")
     return Alive("good", f"{seen}.")
+
+
+def crm(now: datetime) -> Alive:
+    """Say how the connection to the CRM stands, and how many runs wait for it."""
+    standing = health.standing("crm")
+    if standing.may_call:
+        return Alive("good", "The CRM answers." if standing.last_ok_at else "The CRM was not needed yet.")
+    count = Task.objects.filter(waiting_for="provider:crm", status="waiting").count()
+    waiting = (
+        f" {count} run{'' if count == 1 else 's'} wait{'s' if count == 1 else ''} for it." if count else ""
+    )
+    tone = "bad" if standing.state in (breaker.SILENT, breaker.REFUSED) else "wait"
+    return Alive(tone, f"The CRM {breaker.in_words(standing, now)}.{waiting}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,15 @@
 """One step's handler, run in whatever thread: every error becomes a StepError, a bug included."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from django.db import InterfaceError, OperationalError
 
+from crm import health
 from crm.service import CrmCall, CrmService, open_service
 from sopengine.errors import DataError, StepError, Transient
+from sopengine.logs import bound
 from tasks import plan
 from tasks.crew import StepDeadline
 from tasks.outcome import Outcome, checked
@@ -18,11 +20,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a handler came to: an outcome or an error, its CRM calls, and how long it took."""
+    """What a handler came to: an outcome or an error, its CRM calls, and how long it took.
+
+    `notes` are what its calls said of the CRM's line, for the thread that owns the database.
+    """
 
     outcome: Outcome | StepError
     calls: tuple[CrmCall, ...]
     ms: int
+    found: bool = False  # by a look: an earlier try had done it
+    notes: health.Notes = field(default_factory=health.Notes)
 
 
 def told(call: CrmCall) -> dict[str, object]:
@@ -48,18 +55,26 @@ def _kept(outcome: object) -> Outcome | StepError:
 
 
 def run_handler(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
-    """Run the handler of this call; every error becomes a StepError, a bug included."""
+    """Run the handler of this call; every error becomes a StepError, a bug included.
+
+    What is logged meanwhile carries the run's short id, which staff see in every message about it.
+    """
+    with bound(ref=str(turn.id)[:8]):
+        return _run(turn, call, deadline)
+
+
+def _run(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
     handler = call.plan.handler
     began = perf_counter()
     crm: CrmService | None = None
-    looking = call.looks
+    looking, known, notes = call.looks, False, health.Notes()
     outcome: Outcome | StepError
     try:
-        crm = open_service(deadline) if handler.crm else None
+        crm = open_service(deadline, notes=notes) if handler.crm or handler.rechecks else None
         deadline.check()
         run = plan.step_run(turn, crm or plan.NO_CRM, deadline)
         found = handler.look(run, **call.params) if call.looks and handler.look else None
-        looking = False
+        looking, known = False, found is not None
         outcome = _kept(handler.run(run, **call.params) if found is None else found)
     except StepError as error:
         outcome = error
@@ -72,4 +87,5 @@ def run_handler(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
         outcome = DataError(
             f"the handler {handler.name!r} has a bug: {type(error).__name__}", code="bug", sent="maybe"
         )
-    return Reply(outcome, tuple(crm.calls) if crm else (), round((perf_counter() - began) * 1000))
+    calls = tuple(crm.calls) if crm else ()
+    return Reply(outcome, calls, round((perf_counter() - began) * 1000), known, notes)

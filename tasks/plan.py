@@ -164,7 +164,9 @@ REREAD = Handler(
     crm=True,
     sends=False,
     asks=False,
+    drafts=False,
     waits=False,
+    rechecks=False,
     sets=(),
     open_fields=frozenset(),
     raw_params=frozenset(),
@@ -224,4 +226,5 @@ def step_run(turn: Turn, crm: CrmService, deadline: Deadline) -> StepRun:
         deadline=deadline,
         cursor=turn.progress.get("cursor", ""),
         retries=turn.retries,
+        filters=turn.progress.get("filters", {}),
     )

@@ -1,7 +1,8 @@
 """The sweep: what heals everything. Beat runs it, and so does each worker in passing.
 
 It fires due schedules, wakes parents and children whose message was lost, posts what waits in the
-outbox, takes values that were kept long enough, and asks for as many drains as there is work.
+outbox, takes values that were kept long enough, asks for as many drains as there is work, and sees
+whether a CRM that was away is back.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from celery import shared_task
 from django.conf import settings
 
 from sopengine import inbox
-from tasks import engine, journal, outbox, shutdown, triggers, wakeups
+from tasks import crm_line, engine, journal, outbox, shutdown, triggers, wakeups
 
 MOST_WAKEUPS = 4
 
@@ -39,7 +40,15 @@ def sweep(*, force: bool = False) -> SweepReport:
     due = journal.due_count()
     if due:
         wakeups.wake(min(MOST_WAKEUPS, 1 + due // settings.ENGINE_BATCH))
-    return SweepReport(True, fired, due, posted)
+    return SweepReport(True, fired, due, posted + mind_connections())
+
+
+def mind_connections() -> int:
+    """See to the CRM and to what opens it, last because a probe may take seconds; post what came of it."""
+    crm_line.warn_of_expiry()
+    if crm_line.mind():
+        wakeups.wake()
+    return outbox.pump()
 
 
 def heal_families() -> None:

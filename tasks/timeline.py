@@ -12,6 +12,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.utils import timezone
 
+from crm import health
 from tasks.models import Task, TaskEvent
 
 # What a reader who asks "what happened?" does not need: folded under the line before.
@@ -19,25 +20,48 @@ QUIET = frozenset({"claimed", "started", "crm_called", "handed_back", "ignored",
 MOST_LINES = 1000
 
 REASONS: Mapping[str, str] = {
+    "address_changed": "the customer's address has changed since a person approved",
     "auth": "the other system does not accept our login",
     "cancelled": "cancelled by staff",
     "data": "a value is not what was expected",
     "data_expired": "its customer details were kept as long as they may be",
+    "bad_coding": "the other system's answer could not be read",
+    "bad_header": "the request could not be sent as it stood",
+    "bad_json": "the other system's answer could not be read",
+    "bad_request": "the request could not be sent as it stood",
+    "connect_timeout": "the other system could not be reached",
     "deadline": "it took too long",
+    "do_not_contact": "the customer wants no mail",
+    "dropped": "the other system broke the connection",
     "expired": "nobody answered in time",
     "bug": "the step has a bug",
     "credential_unreadable": "our login for the other system cannot be opened",
     "customer_gone": "the customer is no longer in the CRM",
+    "forbidden": "the other system knows us and does not allow this",
     "filter_ignored": "the CRM returned records that were not asked for",
+    "held": "calls to the CRM are held",
     "handler_missing": "this kind of step no longer exists",
     "inputs": "a run that it should start does not take these inputs",
     "lost_lease": "another worker had the run",
+    "no_credential": "no login for the other system is stored",
+    "not_found": "the other system does not have what this is about",
+    "not_json": "the other system answered with something else than data",
     "no_sop": "a procedure that it should start does not exist",
     "no_step": "it should go on at a step that does not exist",
     "refused": "the database could not store the result",
     "sop_not_active": "a procedure that it should start is not active",
     "undeclared": "the step uses the CRM without having said so",
     "vault": "its values cannot be opened: a key is missing",
+    "outdated": "what a person approved is no longer so",
+    "outside_filter": "the customer is no longer among those whom this is for",
+    "reauth": "the other system no longer accepts the consent that was given",
+    "redirect": "the other system answered with another address",
+    "shape": "the other system's answer is not what was agreed",
+    "timeout": "the other system did not answer in time",
+    "too_large": "the other system's answer is too large",
+    "two_found": "the CRM has two records of which it could be either",
+    "unclear": "it cannot be told whether this was done before",
+    "unreachable": "the other system could not be reached",
     "worker_lost": "the worker stopped while doing it",
     "outcome_unknown": "it is not known whether this was sent",
     "paused": "paused by staff",
@@ -79,7 +103,7 @@ class Line:
     @property
     def quiet(self) -> bool:
         """Return whether the line is folded under the one before."""
-        return self.kind in QUIET
+        return self.kind in QUIET and self.severity == "info"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +195,8 @@ def headline(task: Task, since: datetime, now: datetime) -> str:
     if task.status == "paused":
         return f"Paused by staff {for_how_long}. It goes on when somebody resumes it."
     if task.status == "waiting":
-        return f"Waiting for {_awaited(task.waiting_for, wait)} {for_how_long}{_nobody(wait, now)}."
+        for_what = f"{_awaited(task.waiting_for, wait)}{_next_try(task, now)}"
+        return f"Waiting for {for_what} {for_how_long}{_nobody(wait, now)}."
     if task.status == "failed":
         return f"Failed at {moment(since, now)}: {reason(task.reason)}."
     if task.status in ("completed", "cancelled"):
@@ -207,13 +232,24 @@ def _awaited(waiting_for: str, wait: Mapping[str, Any]) -> str:
     if kind == "event":
         return f"“{spoken(wait.get('event') or name or 'something')}” to happen"
     if kind == "provider":
-        return f"{_system(name)} to answer again"
+        return _system(name)
     return {
         "approval": "someone to answer",
         "children": "the runs it started",
         "listing": "its list to be complete",
         "time": "its time",
     }.get(kind, spoken(waiting_for) or "its turn")
+
+
+def _next_try(task: Task, now: datetime) -> str:
+    """Return when a held run is looked at again: at its own hour, or when its connection is tried."""
+    if not task.waiting_for.startswith("provider:"):
+        return ""
+    if task.wake_at:
+        return f", next try {moment(task.wake_at, now)}"
+    line = health.standing(task.waiting_for.removeprefix("provider:"))
+    told = {"held": ", which staff hold", "refused": ", which refuses our login"}.get(line.state, "")
+    return told or (f", next try {moment(line.until, now)}" if line.until else "")
 
 
 def _nobody(wait: Mapping[str, Any], now: datetime) -> str:
@@ -237,6 +273,8 @@ def _next_of_wait(task: Task, now: datetime) -> str:
         return "It waits as long as it takes; nothing is sent without an answer."
     if task.wake_at:
         return f"It goes on at {moment(task.wake_at, now)}{_or_event(wait)}."
+    if task.waiting_for.startswith("provider:"):
+        return "It goes on by itself when the connection is open again; nothing is lost meanwhile."
     return "It goes on by itself when what it waits for is there."
 
 
@@ -399,7 +437,8 @@ def _children_done(data: Mapping[str, Any], step: str, names: Names) -> Telling:
 def _branched(data: Mapping[str, Any], step: str, names: Names) -> Telling:
     to = str(data.get("to", ""))
     way = {"next": "the next step", "complete": "the end"}.get(to) or names.step(to)
-    return f"{step} chose the way to {way}.", _rest(data, "to"), "info"
+    why = f": {_went_wrong(data)}" if data.get("why") else ""
+    return f"{step} chose the way to {way}{why}.", _rest(data, "to", "why"), "warning" if why else "info"
 
 
 def _held(data: Mapping[str, Any], step: str, names: Names) -> Telling:
@@ -422,6 +461,8 @@ def _failed(data: Mapping[str, Any], step: str, names: Names) -> Telling:
 def _crm_called(data: Mapping[str, Any], step: str, names: Names) -> Telling:
     took = f" in {data['ms']} ms" if data.get("ms") is not None else ""
     what = spoken(data.get("op") or data.get("operation") or "asked")
+    if data.get("status") == "not_found":
+        return f"The CRM does not have what was asked for ({what}).", _rest(data, "op", "status"), "warning"
     text = f"CRM: {what} answered {data.get('status', 'nothing')}{took}."
     return text, _rest(data, "op", "operation", "status", "ms"), "info"
 
@@ -495,6 +536,12 @@ _TELLERS: Mapping[str, Teller] = {
     "paced": _paced,
     "late": _plain("{step} answered after all, before anybody had decided; the answer counts.", "warning"),
     "reread": _plain("The customer was read again before the retry."),
+    "found": _plain("An earlier try had done {step} already; it was not done twice."),
+    "outdated": lambda data, step, names: (
+        f"{step} did not go out: {_went_wrong(data)}. A person is asked again.",
+        _rest(data, "code", "to"),
+        "warning",
+    ),
     "freed": _plain("The wait for the other side is over; {step} is tried again."),
     "rested": _plain("A worker looked at the run and found nothing to do yet."),
 }

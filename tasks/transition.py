@@ -15,10 +15,31 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-from sopengine.errors import AuthError, DataError, RateLimited, StepError, Transient
+from sopengine.errors import (
+    DataError,
+    Held,
+    Outdated,
+    RateLimited,
+    StepError,
+    Transient,
+    Unclear,
+)
 from tasks import context as values
 from tasks.definition import SopDef, StepDef
-from tasks.outcome import Ask, Branch, Child, Continue, Done, Effect, Handler, Notice, Option, Start, Wait
+from tasks.outcome import (
+    Ask,
+    Branch,
+    Child,
+    Continue,
+    Done,
+    Effect,
+    Handler,
+    Notice,
+    Option,
+    Start,
+    Wait,
+    handlers,
+)
 from tasks.wording import escalation_text
 
 DAY = 86_400.0
@@ -27,6 +48,10 @@ OPEN_KEEPS = 30 * DAY  # how long a waiting or parked run may keep them
 MOST_CRASHES = 3
 LONGEST_HOLD = 900.0
 FIRST_HOLD = 30.0
+MOST_HOLDS = 3  # rounds of retries that one step may use up while the other side answers everybody else
+
+# What no retry mends: the connection is held until its credential changes.
+LOGIN_CODES = frozenset({"auth", "reauth", "no_credential", "credential_unreadable"})
 
 UNKNOWN = "outcome_unknown"
 UNKNOWN_OPTIONS = (
@@ -85,11 +110,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What other rows say that this turn must know: answers by approval, children by result."""
+    """What other rows say that this turn must know: answers by approval, children by result, and the
+    connections (as in `waiting_for`) over which nothing may be called now."""
 
     answers: Mapping[str, Answer] = field(default_factory=dict)
     children: Mapping[str, int] = field(default_factory=dict)
     open_children: int = 0
+    closed: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -252,7 +279,7 @@ def _look_at_hour(turn: Turn, facts: Facts) -> None:
         _children_done(turn, facts)
     elif turn.waiting_for.startswith("approval:"):
         _approval_hour(turn, wait)
-    elif turn.waiting_for.startswith("provider:") and _hour_has_come(turn, wait.get("until")):
+    elif turn.waiting_for.startswith("provider:") and _is_free(turn, wait, facts):
         _wake(turn, "freed")
     elif turn.waiting_for == "event" and wait.get("event") in turn.progress.get("events", ()):
         turn.progress["events"].remove(wait["event"])
@@ -261,6 +288,13 @@ def _look_at_hour(turn: Turn, facts: Facts) -> None:
         _wait_over(turn, None)
     else:
         _rest_again(turn)
+
+
+def _is_free(turn: Turn, wait: Mapping[str, Any], facts: Facts) -> bool:
+    """Whether a held run may go on: its hour has come, or it had none and its connection is open."""
+    if wait.get("until"):
+        return _hour_has_come(turn, wait["until"])
+    return turn.waiting_for not in facts.closed
 
 
 def _hour_has_come(turn: Turn, until: str | None) -> bool:
@@ -563,9 +597,10 @@ def take_outcome(turn: Turn, handler: Handler, outcome: object, ms: int | None =
     """Apply what the handler answered, or raise DataError when it is not an outcome."""
     if type(outcome) not in _OUTCOMES:
         raise DataError(f"handler {handler.name!r} returned {type(outcome).__name__}, which is no outcome")
-    result = getattr(outcome, "result", "")
-    if result and not _CODE.fullmatch(result):
-        raise DataError(f"handler {handler.name!r} gave a result that is no code such as sent or not_home")
+    for name in ("result", "why"):
+        code = getattr(outcome, name, "")
+        if code and not _CODE.fullmatch(code):
+            raise DataError(f"handler {handler.name!r} gave a {name} that is no code, such as sent")
     timing = {} if ms is None else {"ms": ms}
     _OUTCOMES[type(outcome)](turn, handler, outcome, timing)
     for notice in outcome.notify:  # type: ignore[attr-defined]
@@ -614,7 +649,8 @@ def _branch(turn: Turn, handler: Handler, outcome: Branch, timing: dict[str, int
     turn.put(turn.step, outcome.values, handler.open_fields)
     turn.result = outcome.result or turn.result
     turn.clear_attempt()
-    turn.note("branched", to=outcome.to, **({"result": outcome.result} if outcome.result else {}))
+    told = {"result": outcome.result, "why": outcome.why}
+    turn.note("branched", to=outcome.to, **{name: code for name, code in told.items() if code})
     go_on(turn, outcome.to)
 
 
@@ -657,19 +693,31 @@ _OUTCOMES: dict[type, Callable[[Turn, Handler, Any, dict[str, int]], None]] = {
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How the engine answers errors: seconds before each retry, and a number in [0, 1) for jitter."""
+    """How the engine answers errors.
+
+    `retry_waits` are the seconds before each retry, `jitter` a number in [0, 1). `pause` is in how many
+    seconds this run's turn comes after a pause that the other side asked for; None: when it is over.
+    """
 
     retry_waits: Sequence[float] = (2.0, 4.0, 8.0)
     jitter: float = 0.0
+    pause: float | None = None
 
 
 def take_error(turn: Turn, handler: Handler, effect: Effect, error: StepError, rules: Rules) -> None:
     """Apply what went wrong: wait and try again, hold, look first, ask a person, or follow on_failure."""
     turn.recorded()
-    if effect is Effect.AT_MOST_ONCE and turn.started and error.sent == "maybe":
+    if isinstance(error, Held):
+        _hold(turn, handler, error, rules.pause)
+    elif isinstance(error, Unclear) or (
+        effect is Effect.AT_MOST_ONCE and turn.started and error.sent == "maybe"
+    ):
         put_before_person(turn, error.reason)
+    elif isinstance(error, Outdated):
+        _draft_again(turn, handler, error)
     elif isinstance(error, RateLimited):
-        _hold(turn, handler, error, error.retry_after or FIRST_HOLD)
+        asked = error.retry_after or FIRST_HOLD
+        _hold(turn, handler, error, asked if rules.pause is None else rules.pause)
     elif isinstance(error, Transient):
         _transient(turn, handler, error, rules)
     else:
@@ -693,46 +741,88 @@ def _transient(turn: Turn, handler: Handler, error: StepError, rules: Rules) -> 
     turn.note("retry_later", code=error.reason, wait=round(wait, 3), retry=turn.retries)
 
 
-def _hold(turn: Turn, handler: Handler, error: StepError, seconds: float) -> None:
-    """Wait for the other side; costs no retry."""
-    until = turn.now + timedelta(seconds=seconds)
-    turn.waiting_for = f"provider:{_other_side(handler)}"
-    turn.progress["wait"] = {"until": until.isoformat()}
+def _hold(turn: Turn, handler: Handler, error: StepError, seconds: float | None) -> None:
+    """Wait for the other side; costs no retry. Without `seconds` it waits until the connection is open."""
+    if error.sent == "no":
+        turn.clear_attempt()
+    until = None if seconds is None else turn.now + timedelta(seconds=seconds)
+    turn.waiting_for = f"provider:{other_side(handler, error)}"
+    turn.progress["wait"] = {"until": until.isoformat()} if until else {}
     turn.reason = error.reason
     turn.rest("waiting", until=until)
-    turn.note("held", code=error.reason, wait=round(seconds, 3), retry=turn.retries)
+    timing = {} if seconds is None else {"wait": round(seconds, 3)}
+    turn.note("held", code=error.reason, **timing, retry=turn.retries)
 
 
-def _other_side(handler: Handler) -> str:
-    return "crm" if handler.crm else handler.name.split(".")[0]
+def other_side(handler: Handler, error: StepError) -> str:
+    """Return the name of the connection over which this went wrong."""
+    return error.origin or ("crm" if handler.crm else handler.name.split(".")[0])
+
+
+def used_up(turn: Turn, error: StepError) -> bool:
+    """Whether the step has no retry left for this error."""
+    return isinstance(error, Transient) and turn.retries >= turn.definition.max_retries
 
 
 def follow(turn: Turn, handler: Handler, error: StepError) -> None:
     """Do what the step says of its failure; without a word, hold for the CRM and park otherwise."""
-    told = turn.definition.on_failure
-    if not told:
-        away = handler.crm and isinstance(error, Transient)
-        told = "hold" if away else "escalate"
-    if told == "hold" and not isinstance(error, AuthError | DataError):
-        holds = turn.progress.get("holds", 0)
-        turn.progress["holds"] = holds + 1
-        turn.retries = 0
-        _hold(turn, handler, error, min(FIRST_HOLD * 2**holds, LONGEST_HOLD))
-        side = _other_side(handler)
-        text = escalation_text(
-            what=f"{side.upper()} does not answer; runs that need it wait.",
-            why=error.message,
-            machine="each run tries again, less and less often, and goes on when the answer comes.",
-            do=f"see whether {side.upper()} is up; nothing is lost meanwhile.",
-        )
-        notice = Notice(text, severity="error", dedupe=f"held:{side}:{turn.now:%Y-%m-%dT%H}")
-        turn.post(notice, "escalation")
+    of_crm = other_side(handler, error) == "crm"
+    told = turn.definition.on_failure or ("hold" if of_crm else "escalate")
+    passes = isinstance(error, Transient) or (of_crm and error.reason in LOGIN_CODES)
+    rounds_left = not of_crm or turn.progress.get("holds", 0) < MOST_HOLDS
+    if told == "hold" and passes and rounds_left:
+        _hold_until_back(turn, handler, error, of_crm=of_crm)
     elif told in ("escalate", "hold"):
         park(turn, error.reason, error.message)
     elif told == "fail":
         fail(turn, error.reason)
     else:
         turn.enter(told)
+
+
+def _hold_until_back(turn: Turn, handler: Handler, error: StepError, *, of_crm: bool) -> None:
+    """Wait until the other side is back: the CRM's connection tells, of another one only a try does."""
+    holds = turn.progress.get("holds", 0)
+    turn.progress["holds"] = holds + 1
+    turn.retries = 0
+    if of_crm:
+        _hold(turn, handler, error, None)
+        return
+    _hold(turn, handler, error, min(FIRST_HOLD * 2**holds, LONGEST_HOLD))
+    side = other_side(handler, error)
+    text = escalation_text(
+        what=f"{side.upper()} does not answer; runs that need it wait.",
+        why=error.message,
+        machine="each run tries again, less and less often, and goes on when the answer comes.",
+        do=f"see whether {side.upper()} is up; nothing is lost meanwhile.",
+    )
+    notice = Notice(text, severity="error", dedupe=f"held:{side}:{turn.now:%Y-%m-%dT%H}")
+    turn.post(notice, "escalation")
+
+
+def _draft_again(turn: Turn, handler: Handler, error: Outdated) -> None:
+    """What a person approved is no longer so: with the customer as now known, draft and ask again."""
+    turn.clear_attempt()
+    turn.put("", error.values, frozenset())
+    turn.note("outdated", code=error.reason)
+    back = _place_of_draft(turn)
+    if back is None:
+        park(turn, error.reason, error.message)
+    else:
+        turn.enter(back)
+
+
+def _place_of_draft(turn: Turn) -> str | None:
+    """Return the last draft before the last question before this step; without a draft, the question."""
+    before = turn.sop.steps[: turn.sop.steps.index(turn.definition)]
+    asks = [place for place, step in enumerate(before) if _is(step, "asks")]
+    last = asks[-1] if asks else len(before)
+    drafts = [step.key for step in before[:last] if _is(step, "drafts")]
+    return drafts[-1] if drafts else before[asks[-1]].key if asks else None
+
+
+def _is(step: StepDef, what: str) -> bool:
+    return step.handler in handlers and bool(getattr(handlers.get(step.handler), what))
 
 
 def park(turn: Turn, code: str, why: str, *, once: str = "") -> None:

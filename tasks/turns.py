@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 
-from tasks import journal, outbox, plan
+from tasks import crm_line, journal, outbox, plan
 from tasks.transition import Answer, Facts, Turn
 
 
@@ -68,11 +68,12 @@ class Known:
 
     answers: dict[str, Answer]
     children: dict[UUID, tuple[dict[str, int], int]]
+    closed: frozenset[str] = frozenset()
 
     def of(self, turn: Turn) -> Facts:
         """Return what this turn must know."""
         counts, still = self.children.get(turn.id, ({}, 0))
-        return Facts(self.answers, counts, still)
+        return Facts(self.answers, counts, still, self.closed)
 
 
 def facts_for(turns: Iterable[Turn]) -> Known:
@@ -80,7 +81,9 @@ def facts_for(turns: Iterable[Turn]) -> Known:
     entries = [entry for turn in turns for entry in (*turn.mailbox, *turn.progress.get("kept", ()))]
     asked = [UUID(entry["approval"]) for entry in entries if entry.get("kind") == "answer"]
     parents = [turn.id for turn in turns if turn.waiting_for == "children"]
+    held = any(turn.waiting_for == crm_line.LINE for turn in turns)
     return Known(
         journal.answers(asked) if asked else {},
         journal.children_of(parents) if parents else {},
+        frozenset({crm_line.LINE}) if held and crm_line.is_closed() else frozenset(),
     )

@@ -97,8 +97,9 @@ def pytest_phase(name: str) -> Result:
             *[PYTHON, "-m", "tests.servers", "run", "--no-redis", "--"],
             *[*PYTEST, "-n", CORES, "-m", "database", *REAL_PROCESSES],
         ],
-        "faults": [*PYTEST, "tests/faults", "--durations=5"],
-        "stories": [*PYTEST, "tests/stories", "--durations=5"],
+        # They wait more than they work, each test with servers and processes of its own.
+        "faults": [*PYTEST, "-n", CORES, "--dist", "worksteal", "tests/faults", "--durations=5"],
+        "stories": [*PYTEST, "-n", CORES, "--dist", "worksteal", "tests/stories", "--durations=5"],
     }[name]
     kept = {"SOAK": os.environ["SOAK"]} if os.environ.get("SOAK") else {}
     began, closing = time.monotonic(), "ended without a closing line"

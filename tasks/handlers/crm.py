@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from crm import phones
 from crm.records import Customer, Record, plain
 from tasks import templating
 from tasks.outcome import (
@@ -22,6 +23,7 @@ from tasks.outcome import (
     RowTemplate,
     Start,
     StepRun,
+    Unclear,
     Unsupported,
     handler,
 )
@@ -106,7 +108,8 @@ def for_each(
     page = getattr(step.crm, over).pages(place.page, **filters)
     _recheck(step, over, page.records, filters)
     rows = page.records[place.skip : place.skip + CHILDREN_PER_COMMIT]
-    listing = _Listing(step, sop, over, group_by, once_per, inputs or {}, dict(step.context))
+    kept = _plain_filters(filters) if over == "customers" else {}
+    listing = _Listing(step, sop, over, group_by, once_per, inputs or {}, dict(step.context), kept)
     children = list({child.key: child for child in map(listing.child, rows)}.values())
     following = place.after(len(page.records), page.next_cursor)
     if following:
@@ -120,6 +123,11 @@ def _filters(**asked: Any) -> dict[str, Any]:
         if value in ("", []):
             raise DataError(f"The filter {name} is empty. Give it a value or leave it out.")
     return {name: value for name, value in asked.items() if value is not None}
+
+
+def _plain_filters(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the filters as each child keeps them, to be asked again before something is sent."""
+    return {name: value.isoformat() if isinstance(value, date) else value for name, value in filters.items()}
 
 
 def _recheck(step: StepRun, over: str, records: Iterable[Any], filters: Mapping[str, Any]) -> None:
@@ -167,13 +175,16 @@ class _Listing:
     once_per: str
     inputs: Mapping[str, Any]
     context: Mapping[str, Any]
+    filters: Mapping[str, Any]
 
     def child(self, record: Any) -> Child:
         """Return the child of a row; the rows of one group have the same child."""
         given = self._given(record)
         names = {**self.context, **given, "row": self._row(record)}
         rendered = templating.render(dict(self.inputs), names)
-        return Child(sop=self.sop, inputs={**given, **rendered}, key=self._key(record, names))
+        return Child(
+            sop=self.sop, inputs={**given, **rendered}, key=self._key(record, names), filters=self.filters
+        )
 
     def _given(self, record: Any) -> dict[str, str]:
         customer = record.id if self.over == "customers" else record.customer_id
@@ -264,14 +275,25 @@ class Written(BaseModel):
 def look_for_created(
     step: StepRun, *, attributes: dict[str, Any], entity: Entity = "customers"
 ) -> Outcome | None:
-    """Return the customer that an earlier try created, found by mail or phone."""
+    """Return the customer that an earlier try created, by mail or phone; two of them are for a person."""
     wanted = {name: attributes[name] for name in ("email", "phone") if attributes.get(name)}
     if entity != "customers" or not wanted:
         raise Unsupported(f"Without mail or phone nobody can look up whether this was created in {entity}.")
-    for customer in step.crm.search(next(iter(wanted.values()))):
-        if all(getattr(customer, name) == value for name, value in wanted.items()):
-            return Done(values={"id": customer.id})
-    return None
+    found = [
+        customer
+        for customer in step.crm.search(next(iter(wanted.values())))
+        if all(_same(name, getattr(customer, name), value) for name, value in wanted.items())
+    ]
+    if len(found) > 1:
+        raise Unclear("The CRM has more than one customer with this mail or phone.", code="two_found")
+    return Done(values={"id": found[0].id}) if found else None
+
+
+def _same(name: str, stored: str | None, wanted: str) -> bool:
+    """Return whether both are the same mail or phone, however they are written."""
+    if name == "phone":
+        return (phones.e164(stored) or stored) == (phones.e164(wanted) or wanted)
+    return (stored or "").casefold() == wanted.casefold()
 
 
 @handler("crm.create", crm=True, effect=Effect.IDEMPOTENT, look=look_for_created, results=Written)

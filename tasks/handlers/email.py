@@ -5,7 +5,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from tasks import mail
-from tasks.outcome import DataError, Done, Effect, Outcome, StepRun, handler
+from tasks.outcome import Branch, DataError, Done, Effect, Outcome, Permanent, StepRun, handler
+
+# What the CRM may say just before a mail leaves, and what the run has then come to.
+NOT_NOW = {"customer_gone": "customer_gone", "do_not_contact": "skipped", "outside_filter": "skipped"}
 
 
 class Message(BaseModel):
@@ -25,7 +28,7 @@ class Sent(BaseModel):
     message_id: str  # looks like a mail address, so it is not kept readable
 
 
-@handler("email.send", effect=Effect.AT_MOST_ONCE, sends=True, results=Sent)
+@handler("email.send", effect=Effect.AT_MOST_ONCE, sends=True, rechecks=True, results=Sent)
 def send(
     step: StepRun,
     *,
@@ -36,10 +39,15 @@ def send(
 ) -> Outcome:
     """Send one mail to a customer: exactly the subject and the text of `message`.
 
-    The Message-ID is the same at every try. Without `to`, the mail goes where the draft was for.
+    The Message-ID is the same at every try. Without `to`, the mail goes where the draft was for. The
+    CRM is asked once more before, unless the mail is transactional: a customer who is gone, wants no
+    contact or has left the campaign's filter gets none; another address voids what was approved.
     """
+    recipient = _recipient(to, message.to)
+    if purpose != "transactional" and (refused := _refusal(step, recipient)):
+        return Branch(to="complete", result=NOT_NOW[refused], why=refused)
     letter = mail.Letter(
-        to=_recipient(to, message.to),
+        to=recipient,
         subject=message.subject,
         text=message.text,
         html=message.html,
@@ -57,3 +65,17 @@ def _recipient(given: str, drafted: str) -> str:
     if not (given or drafted):
         raise DataError("The mail has no recipient.")
     return given or drafted
+
+
+def _refusal(step: StepRun, recipient: str) -> str:
+    """Return why the run's customer must not get the mail now, or nothing."""
+    customer = step.context.get("crm_customer_id")
+    if not customer:
+        return ""
+    try:
+        step.crm.recheck(str(customer), filters=step.filters, address=recipient)
+    except Permanent as error:
+        if error.reason not in NOT_NOW:
+            raise
+        return error.reason
+    return ""

@@ -15,7 +15,7 @@ class Draft(BaseModel):
     html: str
 
 
-@handler("message.draft", results=Draft)
+@handler("message.draft", results=Draft, drafts=True)
 def draft(
     step: StepRun,
     *,

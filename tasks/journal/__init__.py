@@ -6,10 +6,12 @@ from tasks.journal.settle import settle
 from tasks.journal.sides import insert_tasks
 from tasks.journal.signals import (
     families,
+    held_count,
     open_children,
     orphans,
     parents_to_release,
     release_children,
+    release_held,
     signal,
     stranded,
     wake_parents,
@@ -41,6 +43,7 @@ __all__ = [
     "due_count",
     "expired_values",
     "families",
+    "held_count",
     "insert_tasks",
     "note_death",
     "open_children",
@@ -49,6 +52,7 @@ __all__ = [
     "patiently",
     "prune",
     "release_children",
+    "release_held",
     "renew",
     "reread",
     "reserve",

@@ -77,6 +77,43 @@ def release_children(parent: UUID) -> int:
     return released
 
 
+def release_held(line: str, rate: float, ramp: float) -> int:
+    """Make runs that are held for `line` due one after the other, oldest first; return how many.
+
+    The rate grows evenly from one a second to `rate` a second within `ramp` seconds and then stays.
+    """
+    place = "row_number() OVER (ORDER BY created_at, id) - 1"
+    slow = rate * ramp / 2  # so many are due by the end of the ramp
+    after = f"{ramp} + (h.place - {slow}) / {rate}"
+    grown = f"sqrt({2 * ramp / rate} * h.place)"
+    in_ramp = f"CASE WHEN h.place < {grown} THEN h.place ELSE {grown} END"
+    delay = f"CASE WHEN h.place > {slow} THEN {after} ELSE {in_ramp} END"
+    when = (
+        f"{now_sql()} + ({delay}) * interval '1 second'"
+        if postgres()
+        else f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', {now_sql()}, ({delay}) || ' seconds')"
+    )
+    locked = " FOR UPDATE" if postgres() else ""
+    return patiently(
+        lambda: execute(
+            f"UPDATE tasks_task SET wake_at = {when} FROM (SELECT id AS held, {place} AS place FROM (SELECT id, "
+            f"created_at FROM tasks_task WHERE {HELD} AND waiting_for = %s ORDER BY id{locked}) AS l) AS h "
+            "WHERE id = h.held",
+            line,
+        )
+    )
+
+
+HELD = (
+    "waiting_for LIKE 'provider:%%' AND wake_at IS NULL AND status = 'waiting'"  # as in the index task_held
+)
+
+
+def held_count(line: str) -> int:
+    """Return how many runs are held for `line`."""
+    return int(fetch(f"SELECT count(*) AS n FROM tasks_task WHERE {HELD} AND waiting_for = %s", line)[0]["n"])
+
+
 def wake_parents(parents: Iterable[UUID] | None = None) -> int:
     """Wake parents that wait for children and have none open: these, or (None) all there are."""
     mine = "" if parents is None else f" AND {ids_in('p.id')}"

@@ -30,9 +30,9 @@ from tasks.transition import Event
 LIVED = "('step_done', 'step_failed', 'retry_later', 'unknown', 'asked', 'waiting', 'held')"
 
 
-def reserve(name: str, spacing: float) -> float:
-    """Take the next free slot of a rate limit; return in how many seconds it is."""
-    ahead = now_sql(str(float(spacing)))
+def reserve(name: str, spacing: float, *, ahead: float = 0.0) -> float:
+    """Take the next free slot of a rate limit, the first one `ahead` seconds from now; return its distance."""
+    first = now_sql(str(float(ahead) + float(spacing)))
     later = "greatest" if postgres() else "max"
     plus = (
         f"tasks_pace.next_at + {float(spacing)} * interval '1 second'"
@@ -40,8 +40,8 @@ def reserve(name: str, spacing: float) -> float:
         else f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', tasks_pace.next_at, '{float(spacing)} seconds')"
     )
     row = fetch(
-        f"INSERT INTO tasks_pace (name, next_at) VALUES (%s, {ahead}) "
-        f"ON CONFLICT (name) DO UPDATE SET next_at = {later}({ahead}, {plus}) RETURNING next_at, {now_sql()} AS now",
+        f"INSERT INTO tasks_pace (name, next_at) VALUES (%s, {first}) "
+        f"ON CONFLICT (name) DO UPDATE SET next_at = {later}({first}, {plus}) RETURNING next_at, {now_sql()} AS now",
         name,
     )[0]
     return (moment(row["next_at"]) - moment(row["now"])).total_seconds() - spacing

@@ -11,7 +11,7 @@ from tests.faults.scene import Scene
 from tests.processes import manage, product_environment
 from tests.servers import Redis
 
-LINES = pytest.StashKey[list[str]]()
+CAME_TO = "what the faults came to"
 
 
 @pytest.fixture
@@ -41,14 +41,21 @@ def embedded_stage(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
 
 
 @pytest.fixture
-def report(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def report(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Return a function that keeps a line for the end of the test run."""
-    return request.config.stash.setdefault(LINES, []).append
+    return lambda line: record_property(CAME_TO, line)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what the fault tests counted."""
-    lines = config.stash.get(LINES, [])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the fault tests counted, in whichever process they ran."""
+    done = [told for reports in terminalreporter.stats.values() for told in reports]
+    lines = [
+        line
+        for told in done
+        if getattr(told, "when", "") == "call"
+        for name, line in told.user_properties
+        if name == CAME_TO
+    ]
     if lines:
         terminalreporter.section("what the faults came to")
         for line in lines:

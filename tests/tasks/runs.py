@@ -141,6 +141,7 @@ class HandDrain(Drain):
 UNRECORDED = {
     *("created", "claimed", "started", "handed_back", "rested", "released", "freed", "paced", "crm_called"),
     *("paused", "resumed", "retried", "ignored", "reminded", "escalated", "scrubbed", "late", "reread"),
+    "found",
 }
 
 
@@ -169,7 +170,7 @@ def replayed(events: Sequence[TaskEvent]) -> dict[str, Any]:
             row["retries"] = event.data["retry"]
         if event.kind in ("retried", "continued") or event.data.get("choice") == "send_again":
             row["retries"] = 0
-        if "to" in event.data:
+        if event.data.get("to", "complete") != "complete":
             there = event.data["to"]
             visits[there] = visits.get(there, 0) + 1
             row.update(step=there, visit=visits[there], retries=0)

@@ -146,7 +146,7 @@ def step_run(
         **{
             "task_id": TASK,
             "context": dict(context or {}),
-            "crm": CrmService(provider),
+            "crm": CrmService(provider, guarded=False),
             "deadline": Patience(),
             **usual,
             **fields,

@@ -44,6 +44,12 @@ TOLD = {
         {"total": 3, "sent": 2, "declined": 1},
         "All runs that “Send the mail” started are over: 2 sent, 1 declined.",
     ),
+    "found": ({}, "An earlier try had done “Send the mail” already; it was not done twice."),
+    "outdated": (
+        {"code": "address_changed"},
+        "“Send the mail” did not go out: the customer's address has changed since a person approved. "
+        "A person is asked again.",
+    ),
     "branched": ({"to": "complete"}, "“Send the mail” chose the way to the end."),
     "held": (
         {"code": "rate_limited", "wait": 60},
@@ -178,13 +184,14 @@ def test_the_headline_of_a_question_says_since_when_and_what_happens_to_it(setti
     )
 
 
+@pytest.mark.django_db  # it asks how the CRM stands
 @pytest.mark.parametrize(
     ("values", "stands", "comes"),
     [
         ({"status": "paused", "reason": "paused"}, "Paused by staff", "until a person decides"),
         ({"status": "paused", "reason": "data"}, "A person must decide", "until a person decides"),
         ({"waiting_for": "children"}, "Waiting for the runs it started", "the last run it started"),
-        ({"waiting_for": "provider:crm"}, "Waiting for the CRM to answer again", "by itself"),
+        ({"waiting_for": "provider:crm"}, "Waiting for the CRM since", "by itself"),
         (
             {"waiting_for": "event", "progress": {"wait": {"event": "reply"}}},
             "Waiting for “reply”",

@@ -207,7 +207,7 @@ def test_any_answer_of_two_hundred_means_posted_whatever_it_says(
     [
         (400, Permanent, "http_400"),
         (401, AuthError, "auth"),
-        (403, AuthError, "auth"),
+        (403, AuthError, "forbidden"),
         (404, Permanent, "http_404"),
         (410, Permanent, "http_410"),
         (429, RateLimited, "rate_limited"),
