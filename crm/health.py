@@ -51,7 +51,7 @@ from crm.breaker import (
 from crm.models import Health
 from crm.provider import Connection, providers
 from sopengine import clock
-from sopengine.errors import AuthError, Held, StepError, Unsupported
+from sopengine.errors import AuthError, Held, StepError, Transient, Unsupported
 
 __all__ = [
     "Notes",
@@ -75,6 +75,7 @@ log = logging.getLogger("crm.health")
 
 KEPT = 1.0  # seconds a standing is used without looking at its row again
 NOTED_EVERY = 10.0  # seconds between two notes of a process that all is well
+PROBE_SECONDS = 5.0
 PROBE_LEASE = timedelta(seconds=60)  # longer than a call, a refresh of the login and a second call
 
 _Away = (OperationalError, InterfaceError)
@@ -303,12 +304,28 @@ def _probed(service: str, row: Health, mark: str, fingerprint: str) -> bool:
     return False
 
 
+class _Within:
+    """The deadline of a probe: whoever sweeps has other work, too."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = clock.monotonic() + seconds
+
+    def remaining(self) -> float:
+        """Return the seconds left, never negative."""
+        return max(0.0, self._until - clock.monotonic())
+
+    def check(self) -> None:
+        """Raise Transient (nothing sent) when the time is over."""
+        if not self.remaining():
+            raise Transient("the probe took too long", code="timeout", sent="no")
+
+
 def _ping(service: str) -> StepError | None:
     """Make one cheap call past the guard; return what came of it when that was not an answer."""
+    within = _Within(PROBE_SECONDS)
+    way = Connection(settings.CRM_BASE_URL, access_for(service, within), within, service)
     try:
-        providers.get(settings.CRM_PROVIDER)(
-            Connection(settings.CRM_BASE_URL, access_for(service), service=service)
-        ).ping()
+        providers.get(settings.CRM_PROVIDER)(way).ping()
     except Unsupported:
         return None  # this provider has no such call: the work itself must show whether the line answers
     except StepError as error:

@@ -378,6 +378,8 @@ UNFOLD: dict[str, Any] = {
 
 LOG_FORMAT = env.choice("LOG_FORMAT", "text" if DEBUG else "json", ["json", "text"])
 LOG_LEVEL = env.choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR"])
+# What a command prints may be data that another program reads; a server prints nothing but its log.
+_COMMAND = Path(sys.argv[0]).name == "manage.py" and sys.argv[1:2] not in ([], ["serve"], ["runserver"])
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -386,9 +388,13 @@ LOGGING = {
         "text": {"()": "sopengine.logs.TextFormatter"},
     },
     "handlers": {
-        "stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": LOG_FORMAT},
+        "log": {
+            "class": "logging.StreamHandler",
+            "stream": "ext://sys.stderr" if _COMMAND else "ext://sys.stdout",
+            "formatter": LOG_FORMAT,
+        },
     },
-    "root": {"handlers": ["stdout"], "level": LOG_LEVEL},
+    "root": {"handlers": ["log"], "level": LOG_LEVEL},
     "loggers": {
         "django": {"level": "INFO", "handlers": [], "propagate": True},
         "django.server": {"level": "INFO", "handlers": [], "propagate": True},

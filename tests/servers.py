@@ -294,6 +294,7 @@ def _value_of(client: "redis.Redis", key: bytes) -> object:
         b"set": lambda: client.smembers(key),
         b"zset": lambda: client.zrange(key, 0, -1, withscores=True),
         b"stream": lambda: client.xrange(key),
+        b"none": lambda: None,  # it was there a moment ago: a queue whose last message was taken
     }
     return readers[kind if isinstance(kind, bytes) else kind.encode()]()
 

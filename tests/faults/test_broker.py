@@ -52,7 +52,8 @@ def test_three_beats_and_two_workers_fire_each_slot_once(stage: Callable[..., Sc
     assert slots == [slots[0] + timedelta(minutes=number) for number in range(len(slots))]
     started = [run["task_id"] for run in facts["runs"] if run["outcome"] == "started"]
     assert sorted(map(str, started)) == sorted(str(task["id"]) for task in facts["tasks"])
-    assert len(scene.ledger.keys("keyed")) == scene.ledger.calls("keyed") == len(started)
+    # A clock that jumps a minute ends every lease, so that a write may be asked for again, under its key.
+    assert list(scene.ledger.keys("keyed").values()) == [1] * len(started)
 
 
 def test_a_flushed_redis_loses_no_run(

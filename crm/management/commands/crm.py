@@ -225,9 +225,9 @@ class Command(BaseCommand):
         except OSError as error:
             raise CommandError(f"Port {options['port']} cannot be used: {error.strerror}") from None
         count = len(server.state.rows("customers"))
-        self.stdout.write(f"The mock CRM with {count} customers listens on {server.url}")
-        self.stdout.flush()
         try:
+            self.stdout.write(f"The mock CRM with {count} customers listens on {server.url}")
+            self.stdout.flush()
             server.serve_forever()
         except KeyboardInterrupt:
             self.stdout.write("The mock CRM has ended.")
