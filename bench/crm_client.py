@@ -119,10 +119,8 @@ def by_urllib3(url: str) -> Callable[[], object]:
 def by_service() -> Callable[[], object]:
     """CrmService.find as a step makes it, in a process that is set up like a worker."""
     django.setup()
-    from crm.provider import load_providers  # noqa: PLC0415 - the models need the setup above
-    from crm.service import open_service  # noqa: PLC0415
+    from crm.service import open_service  # noqa: PLC0415 - its models need the setup above
 
-    load_providers()
     for handler in logging.getLogger().handlers:  # what a line costs is counted, where it lands is not
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(Path(os.devnull).open("w"))  # noqa: SIM115 - open for as long as we live

@@ -54,7 +54,7 @@ class Crew(Generic[J]):
         self.size = size
         self.working: set[Job[J]] = set()
         self.abandoned: set[Job[J]] = set()
-        self._todo: queue.SimpleQueue[Job[J] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job[J] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Job[J]] = queue.SimpleQueue()
         self._threads = 0
 
@@ -69,7 +69,7 @@ class Crew(Generic[J]):
         if self._threads < min(self.size, len(self.working)):
             self._threads += 1
             threading.Thread(target=self._work, name="step", daemon=True).start()
-        self._todo.put(job)
+        self._jobs.put(job)
 
     def finished(self, wait: float) -> list[Job[J]]:
         """Return the jobs that are done, after waiting up to `wait` seconds for the first."""
@@ -98,10 +98,10 @@ class Crew(Generic[J]):
     def dismiss(self) -> None:
         """Let idle threads go; those that work end with their job."""
         for _ in range(self._threads):
-            self._todo.put(None)
+            self._jobs.put(None)
 
     def _work(self) -> None:
-        while (job := self._todo.get()) is not None:
+        while (job := self._jobs.get()) is not None:
             job.answer = job.work()
             self._done.put(job)
             if job.abandoned:

@@ -139,15 +139,15 @@ def parents_to_release() -> list[UUID]:
 
 def families(ids: Sequence[UUID]) -> Iterator[list[UUID]]:
     """Yield the open descendants of these tasks, generation by generation, in batches."""
-    todo = list(ids)
-    while todo:
-        brood = open_children(todo[:200])
+    parents = list(ids)
+    while parents:
+        brood = open_children(parents[:200])
         seen: set[UUID] = set()
         while brood:
             yield brood
             seen.update(brood)
-            brood = open_children(todo[:200], after=brood[-1])
-        todo = todo[200:] + sorted(seen)
+            brood = open_children(parents[:200], after=brood[-1])
+        parents = parents[200:] + sorted(seen)
 
 
 def orphans() -> list[UUID]:
