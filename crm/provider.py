@@ -12,13 +12,13 @@ A provider is one file in `crm/providers/` (or a package in settings.PLUGINS) wi
 
 It returns the product's own rows; the field map turns them into records: `acme.yaml` beside that file,
 or in `crm/mappings/`. The base class refuses what the provider cannot do, so a provider never meets a
-verb, a filter or a field that it did not declare. Over HTTP it calls through `sopengine.http`, with
-`sign=self.connection.access.headers` inside `self.authorised(...)`; `crm/providers/rest.py` shows how.
+verb, a filter or a field that it did not declare. A product that is called over HTTP extends
+`HttpProvider` and makes each call with `self.call`; `crm/providers/rest.py` shows how.
 """
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -29,7 +29,7 @@ from crm.filters import read_filters
 from crm.mapping import FieldMaps, MappingError, maps_for
 from crm.records import Record
 from sopengine.errors import AuthError, DataError, Permanent, Unsupported
-from sopengine.http import Deadline
+from sopengine.http import Answer, Client, Deadline
 from sopengine.registry import Registry
 
 Row = Mapping[str, Any]
@@ -266,6 +266,45 @@ class Provider:
         """Make one cheap call that needs the credential: True, or what the call raises."""
         self.list_rows("customers", {}, "")
         return True
+
+
+class HttpProvider(Provider):
+    """A product that is called over HTTP. `root` is the path that its paths begin with.
+
+    The configured address may have the root at its end or not.
+    """
+
+    root: ClassVar[str] = ""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        address = connection.base_url.rstrip("/").removesuffix(self.root)
+        self._client = Client(connection.service, address)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        label: str,
+        params: Sequence[tuple[str, str]] = (),
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Make one call, signed in, within the step's deadline; `label` names it in the log."""
+        answer = self.authorised(
+            lambda: self._client.call(
+                method,
+                self.root + path,
+                label=label,
+                params=params,
+                body=body,
+                headers=headers,
+                deadline=self.connection.deadline,
+                sign=self.connection.access.headers,
+            )
+        )
+        self.replayed, self.rate_left = answer.replayed, answer.rate_left
+        return answer
 
 
 def checked_id(record_id: str) -> str:

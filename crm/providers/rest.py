@@ -1,26 +1,26 @@
 """Any CRM that speaks our REST contract: /api/v1/customers and its neighbours, in JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 from django.conf import settings
 
-from crm.provider import Can, Connection, Provider, Row, Rows, checked_id, page_number, providers
+from crm.provider import Can, HttpProvider, Row, Rows, checked_id, page_number, providers
 from crm.records import ENTITIES
 from sopengine.errors import DataError, Permanent, Transient
-from sopengine.http import Answer, Client
+from sopengine.http import Answer
 
 PER_PAGE = 100
-ROOT = "/api/v1"
 
 
 @providers.register("rest")
-class Rest(Provider):
+class Rest(HttpProvider):
     """The contract over HTTP."""
 
     name = "rest"
+    root = "/api/v1"
     can: ClassVar[Mapping[str, Can]] = {
         "customers": Can(
             {"query", "find", "search", "create", "update"},
@@ -32,10 +32,6 @@ class Rest(Provider):
         "notes": Can({"query", "create"}, {"customer_id"}, needs={"customer_id"}),
     }
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
-        self._client = Client(connection.service, connection.base_url.rstrip("/").removesuffix(ROOT))
-
     @property
     def idempotency(self) -> float | None:
         """The contract says 24 hours; settings.CRM_IDEMPOTENCY_HOURS knows this CRM better."""
@@ -46,20 +42,20 @@ class Rest(Provider):
         if entity == "notes":
             return self._page(entity, _notes_of(filters["customer_id"]), [], cursor)
         params = [pair for name, value in filters.items() for pair in _pairs(name, value)]
-        return self._page(entity, f"{ROOT}/{entity}", params, cursor)
+        return self._page(entity, f"/{entity}", params, cursor)
 
     def find_row(self, entity: str, record_id: str) -> Row | None:
         """Return one row, or None for a 404."""
-        answer = self._call("GET", _path(entity, record_id), f"{entity}.find")
+        answer = self.call("GET", _path(entity, record_id), f"{entity}.find")
         return self._one(entity, answer) if answer.found else None
 
     def search_rows(self, entity: str, text: str, cursor: str) -> Rows:
         """Return one page of the rows that fit the text."""
-        return self._page(entity, f"{ROOT}/{entity}/search", [("q", text)], cursor)
+        return self._page(entity, f"/{entity}/search", [("q", text)], cursor)
 
     def create_row(self, entity: str, row: Row, key: str) -> Row | None:
         """Create a row; a note goes to the customer it belongs to."""
-        path = f"{ROOT}/{entity}"
+        path = f"/{entity}"
         if entity == "notes":
             row = dict(row)
             path = _notes_of(row.pop("customer_id"))
@@ -71,7 +67,7 @@ class Rest(Provider):
 
     def ping(self) -> bool:
         """Ask for one customer."""
-        self._page("customers", f"{ROOT}/customers", [], "", per_page=1)
+        self._page("customers", "/customers", [], "", per_page=1)
         return True
 
     def _page(
@@ -79,7 +75,7 @@ class Rest(Provider):
     ) -> Rows:
         number = page_number(cursor)
         asked = [*params, ("page", str(number)), ("per_page", str(per_page))]
-        answer = self._call("GET", path, f"{entity}.list", asked)
+        answer = self.call("GET", path, f"{entity}.list", asked)
         if not answer.found:
             raise Permanent(f"the CRM has no list of {entity}", code="http_404")
         return _rows(entity, answer.value, number)
@@ -87,36 +83,12 @@ class Rest(Provider):
     def _write(self, method: str, entity: str, path: str, row: Row, key: str, label: str) -> Row | None:
         headers = {"Idempotency-Key": key} if key else {}
         try:
-            answer = self._call(method, path, label, body={ENTITIES[entity].word: row}, headers=headers)
+            answer = self.call(method, path, label, body={ENTITIES[entity].word: row}, headers=headers)
         except Permanent as error:
             if key and error.reason == "http_409":  # the first request with this key is still at work
                 raise Transient("crm is still at work on this request", code="http_409") from None
             raise
         return self._one(entity, answer) if answer.found else None
-
-    def _call(
-        self,
-        method: str,
-        path: str,
-        label: str,
-        params: Sequence[tuple[str, str]] = (),
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        answer = self.authorised(
-            lambda: self._client.call(
-                method,
-                path,
-                label=label,
-                params=params,
-                body=body,
-                headers=headers,
-                deadline=self.connection.deadline,
-                sign=self.connection.access.headers,
-            )
-        )
-        self.replayed, self.rate_left = answer.replayed, answer.rate_left
-        return answer
 
     def _one(self, entity: str, answer: Answer) -> Row:
         word = ENTITIES[entity].word
@@ -144,7 +116,7 @@ def _rows(entity: str, value: Any, number: int) -> Rows:
 
 
 def _path(entity: str, record_id: str) -> str:
-    return f"{ROOT}/{entity}/{quote(record_id, safe='')}"
+    return f"/{entity}/{quote(record_id, safe='')}"
 
 
 def _notes_of(customer_id: str) -> str:

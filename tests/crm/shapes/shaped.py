@@ -1,15 +1,15 @@
 """A CRM of another shape: numbers for ids, values inside `properties`, pages by cursor, its own words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 from django.conf import settings
 
-from crm.provider import Can, Connection, Provider, Row, Rows, providers
+from crm.provider import Can, HttpProvider, Row, Rows, providers
 from sopengine.errors import DataError, Permanent
-from sopengine.http import Answer, Client
+from sopengine.http import Answer
 
 PER_PAGE = 100
 KINDS = {
@@ -35,10 +35,11 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
 
 
 @providers.register("shaped")
-class Shaped(Provider):
+class Shaped(HttpProvider):
     """Speaks to /v3/objects/<kind> and /v3/search/<kind>."""
 
     name = "shaped"
+    root = "/v3"
     can: ClassVar[Mapping[str, Can]] = {
         "customers": Can({"query", "find", "search", "create", "update"}, PARAMETERS["customers"]),
         "invoices": Can({"query", "find"}, PARAMETERS["invoices"]),
@@ -52,10 +53,6 @@ class Shaped(Provider):
         """For as long as the settings say, as with any CRM whose keys somebody has tried."""
         return settings.CRM_IDEMPOTENCY_HOURS or None
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
-        self._client = Client(connection.service, connection.base_url)
-
     def list_rows(self, entity: str, filters: Mapping[str, Any], cursor: str) -> Rows:
         """Return one page; the cursor is the CRM's own."""
         asked = [
@@ -63,16 +60,16 @@ class Shaped(Provider):
             for name, value in filters.items()
             for part in (value if isinstance(value, tuple) else (value,))
         ]
-        return self._page(entity, f"/v3/objects/{KINDS[entity]}", asked, cursor)
+        return self._page(entity, f"/objects/{KINDS[entity]}", asked, cursor)
 
     def find_row(self, entity: str, record_id: str) -> Row | None:
         """Return one object, or None for a 404."""
-        answer = self._call("GET", f"{_objects(entity)}/{quote(record_id, safe='')}", f"{entity}.find")
+        answer = self.call("GET", f"{_objects(entity)}/{quote(record_id, safe='')}", f"{entity}.find")
         return _object(answer) if answer.found else None
 
     def search_rows(self, entity: str, text: str, cursor: str) -> Rows:
         """Return one page of the objects that fit the text."""
-        return self._page(entity, f"/v3/search/{KINDS[entity]}", [("text", text)], cursor)
+        return self._page(entity, f"/search/{KINDS[entity]}", [("text", text)], cursor)
 
     def create_row(self, entity: str, row: Row, key: str) -> Row | None:
         """Create an object."""
@@ -91,7 +88,7 @@ class Shaped(Provider):
         self, entity: str, path: str, asked: list[tuple[str, str]], cursor: str, limit: int = PER_PAGE
     ) -> Rows:
         place = [("cursor", cursor)] if cursor else []
-        answer = self._call("GET", path, f"{entity}.list", [*asked, ("limit", str(limit)), *place])
+        answer = self.call("GET", path, f"{entity}.list", [*asked, ("limit", str(limit)), *place])
         if not answer.found:
             raise Permanent(f"the CRM has no list of {entity}", code="http_404")
         value = answer.value if isinstance(answer.value, dict) else {}
@@ -106,32 +103,8 @@ class Shaped(Provider):
 
     def _write(self, method: str, entity: str, path: str, row: Row, key: str) -> Row | None:
         headers = {"Idempotency-Key": key} if key else {}
-        answer = self._call(method, path, f"{entity}.{method.lower()}", body=row, headers=headers)
+        answer = self.call(method, path, f"{entity}.{method.lower()}", body=row, headers=headers)
         return _object(answer) if answer.found else None
-
-    def _call(
-        self,
-        method: str,
-        path: str,
-        label: str,
-        params: Sequence[tuple[str, str]] = (),
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        answer = self.authorised(
-            lambda: self._client.call(
-                method,
-                path,
-                label=label,
-                params=params,
-                body=body,
-                headers=headers,
-                deadline=self.connection.deadline,
-                sign=self.connection.access.headers,
-            )
-        )
-        self.replayed, self.rate_left = answer.replayed, answer.rate_left
-        return answer
 
     def _text(self, entity: str, name: str, value: Any) -> str:
         """Return one value of a filter in the words of this CRM."""
@@ -142,7 +115,7 @@ class Shaped(Provider):
 
 
 def _objects(entity: str) -> str:
-    return f"/v3/objects/{KINDS[entity]}"
+    return f"/objects/{KINDS[entity]}"
 
 
 def _object(answer: Answer) -> Row:
