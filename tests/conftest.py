@@ -1,12 +1,22 @@
-"""What every test can ask for: the servers, a database of its own, a place for logs."""
+"""What every test can ask for: the servers, a database of its own; and what is watched over in each."""
 
 import itertools
+import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from django.db import connection
+from django.conf import settings as present
+from django.db import connection, transaction
+from pytest_django import Settings
 
+from credentials import vault
+from credentials.models import Credential
+from crm.models import Health
+from sopengine.logs import JsonFormatter
+from tasks.models import TaskEvent
+from tests.leaks import leaks, secrets_in, worth_looking
 from tests.servers import Postgres, Redis
 
 TESTS = Path(__file__).parent
@@ -80,3 +90,80 @@ def on_sqlite(db: None) -> None:
     """Skip where the database of the unit tests is PostgreSQL: the law at hand is one of SQLite."""
     if connection.vendor != "sqlite":
         pytest.skip("this law is one of SQLite; the database here is PostgreSQL")
+
+
+# -- nothing secret is written, by any test ----------------------------------------------------------
+
+
+class _Lines(logging.Handler):
+    """Every line that a test logs, as it is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(JsonFormatter())
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the line."""
+        self.lines.append(self.format(record))
+
+
+_secrets = pytest.StashKey[set[str]]()
+
+
+@pytest.fixture(autouse=True)
+def _watched(request: pytest.FixtureRequest, settings: Settings) -> Iterator[None]:
+    """Fail a test whose log lines or events hold a secret that it works with, or a customer."""
+    node: pytest.Item = request.node
+    has_database = node.get_closest_marker("database") is not None
+    if has_database:
+        request.getfixturevalue("_django_db_helper")  # first, so that it is still there at the end
+    written = _Lines()
+    logging.getLogger().addHandler(written)
+    yield
+    logging.getLogger().removeHandler(written)
+    secrets = secrets_in({name: getattr(present, name) for name in dir(present) if name.isupper()})
+    texts = written.lines
+    if has_database:
+        secrets |= _stored_secrets()
+        texts = texts + _events()
+    node.stash[_secrets] = secrets
+    found = leaks(texts, secrets, people=True)
+    assert not found, f"this was written, and must not be: …{found[0]}…"
+
+
+def _stored_secrets() -> set[str]:
+    """Return what the stored credentials open to, as far as the test has their keys."""
+    found: set[str] = set()
+    for row in Credential.objects.all():
+        for field in ("secret", "refresh_token"):
+            try:
+                found.add(
+                    vault.unseal(
+                        getattr(row, field) or "",
+                        table=Credential._meta.db_table,
+                        row=str(row.pk),
+                        field=field,
+                    )
+                )
+            except vault.VaultError:
+                continue
+    return set(filter(worth_looking, found))
+
+
+def _events() -> list[str]:
+    """Return what events and the lines to other systems say, as text."""
+    with transaction.atomic():
+        rows = [json.dumps(data) for data in TaskEvent.objects.values_list("data", flat=True)]
+        return rows + [json.dumps(row, default=str) for row in Health.objects.values()]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that printed one of its secrets."""
+    report = yield
+    printed = leaks([text for _, text in report.sections], item.stash.get(_secrets, set()))
+    if printed and report.passed:
+        report.outcome = "failed"
+        report.longrepr = f"this was printed, and must not be: …{printed[0]}…"
+    return report

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from tests.leaks import check_output
 from tests.leash import leash
 from tests.servers import ROOT, bare_environment, free_port
 
@@ -98,6 +99,7 @@ def manage(environment: Mapping[str, str], *arguments: str, within: float = 60.0
         timeout=within,
         check=False,
     )
+    check_output(done.stdout + done.stderr, environment)
     if ok and done.returncode:
         raise AssertionError(
             f"manage.py {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
@@ -221,6 +223,8 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+        if error is None:
+            check_output(self.output(), self.environment)
 
 
 class Worker(Process):
