@@ -100,15 +100,18 @@ def no_login(service: str, what: str) -> AuthError:
     return AuthError(f"There is no login at {service}: {what}", code="no_credential")
 
 
+def no_client_secret(service: str) -> AuthError:
+    """Return the error for a login by client secret without one."""
+    stored = f"`credential set {client_of(service)}`"
+    return no_login(service, f"store its client secret with {stored}, or set CRM_OAUTH_CLIENT_SECRET.")
+
+
 def _asked(service: str, grant: str, fields: Mapping[str, str], deadline: Deadline | None = None) -> Tokens:
     """Make one call and return its tokens, or raise a StepError whose `sent` is "no"."""
     _demand("CRM_OAUTH_CLIENT_ID", "CRM_OAUTH_TOKEN_URL", service=service)
     secret = secret_for(client_of(service))
     if grant == CLIENT and not secret:
-        raise no_login(
-            service, f"store its client secret with `credential set {client_of(service)}`, or set "
-            "CRM_OAUTH_CLIENT_SECRET."
-        )  # fmt: skip
+        raise no_client_secret(service)
     known = {"client_id": settings.CRM_OAUTH_CLIENT_ID, **({"client_secret": secret} if secret else {})}
     parts = urlsplit(settings.CRM_OAUTH_TOKEN_URL)
     query = f"?{parts.query}" if parts.query else ""

@@ -187,7 +187,7 @@ def _look(service: str) -> _Login:
     if row is None and settings.CRM_OAUTH_GRANT == grants.CLIENT:
         row = _first_row(service)
     if row is None:
-        raise _none(service)
+        raise missing(service)
     return _opened(row)
 
 
@@ -216,8 +216,10 @@ def _first_row(service: str) -> Credential | None:
     return store.credential_for(service, KIND)
 
 
-def _none(service: str) -> AuthError:
-    """Return the error for a service that has no login in force: it had one, or never did."""
+def missing(service: str) -> AuthError:
+    """Return the error for a service that has no login in force, with what to do about it."""
+    if settings.CRM_OAUTH_GRANT == grants.CLIENT:
+        return grants.no_client_secret(service)
     rows = Credential.objects.filter(service=service, kind=KIND)
     if rows.exclude(status=Credential.Status.REVOKED).exists():
         return grants.login_over(service)

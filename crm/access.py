@@ -106,6 +106,10 @@ class Login(Access):
         """Return a keyed hash of the token and of the client it was made with."""
         return oauth.fingerprint(self.service)
 
+    def missing(self) -> str:
+        """Return what to do where nobody is logged in."""
+        return oauth.missing(self.service).message
+
 
 class Signature(Access):
     """Each request signed by a secret that both sides know and that never travels.

@@ -18,6 +18,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from credentials import store
+from crm.access import access_for
 from crm.records import Customer
 from crm.service import CrmService, open_service
 from sopengine import clock
@@ -154,11 +155,7 @@ class Check:
             raise Skipped("The mock needs no login.")
         login = login_in_force(self.service)
         if login is None:
-            raise StepError(
-                f"No {settings.CRM_AUTH} login is in force for {self.service}: "
-                f"store one with `credential set {self.service}`",
-                code="no_credential",
-            )
+            raise StepError(access_for(self.service).missing(), code="no_credential")
         if login.source != "stored":
             return f"The login comes from the setting {login.source}; none is stored."
         ends = f", until {_day(login.expires_at)}" if login.expires_at else ", without an end"

@@ -149,7 +149,7 @@ def _refused(change: Standing, now: datetime) -> tuple[str, str]:
         what="The CRM does not accept our login; runs that need it wait.",
         why=f"{breaker.why(change.reason)}.",
         machine="nothing is tried with this login again; with a new one the runs go on by themselves.",
-        do="store a new key or connect again, under Credentials in the admin.",
+        do="store a new key or connect again, under Logins to other systems in the admin.",
     )
     return text, "error"
 

@@ -1,7 +1,7 @@
 """The REST contract over the state of a mock: requests in, replies out, no sockets."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -48,6 +48,7 @@ class Contract:
         self.state = state
         self.api_key = api_key
         self.ignore_keys = ignore_keys
+        self.tokens: Callable[[str], bool] | None = None  # which access tokens are in force; None: no OAuth
 
     def answer(self, request: Request) -> Reply:
         """Return the reply to a request; whatever is wrong with it is a reply too."""
@@ -63,7 +64,9 @@ class Contract:
         if scheme.lower() != "bearer" or not given.strip():
             raise Refused(401, "a bearer key is needed")
         if self.api_key and given.strip() != self.api_key:
-            raise Refused(403, "this key is not accepted")
+            raise Refused(401, "this key is not accepted")
+        if self.tokens and not self.tokens(given.strip()):
+            raise Refused(401, "this token is not in force")
 
     def _routed(self, request: Request) -> Reply:
         if not request.path.startswith(ROOT):

@@ -5,7 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pytest
+from pytest_django import Settings
 
+from credentials import store
+from crm import health
 from crm.mock.contract import Contract
 from crm.mock.scenario import Scenario
 from crm.mock.server import MockServer
@@ -19,12 +22,17 @@ from tests.crm.shapes.answers import KEY_HEADER, Shape
 Serve = Callable[..., MockServer]
 
 
+SECRET = "a-secret-key-4321"  # the key in the settings of those tests that call a `server`
+
+
 @pytest.fixture(autouse=True)
-def _own_mock() -> Iterator[None]:
-    """Give each test a mock that nobody has written to."""
-    forget_state()
+def _nothing_kept() -> Iterator[None]:
+    """Begin and end each test with nothing in the memory of the process: no line, no login, no mock."""
+    for forget in (health.forget, store.forget, forget_state):
+        forget()
     yield
-    forget_state()
+    for forget in (health.forget, store.forget, forget_state):
+        forget()
 
 
 @pytest.fixture
@@ -48,6 +56,15 @@ def serve() -> Iterator[Serve]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def server(settings: Settings, serve: Serve) -> MockServer:
+    """A CRM over real HTTP that this process is set to call, with a key from the settings."""
+    made = serve()
+    settings.CRM_PROVIDER, settings.CRM_BASE_URL = "rest", made.url
+    settings.CRM_AUTH, settings.CRM_API_KEY = "api_key", SECRET
+    return made
 
 
 @dataclass

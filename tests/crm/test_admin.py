@@ -1,6 +1,6 @@
 """The page of the CRM connection: what it says, and who may hold and release the line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +9,6 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from credentials import store
 from crm import health
 from crm.models import Health
 from sopengine.errors import AuthError, RateLimited, Transient
@@ -18,14 +17,6 @@ pytestmark = pytest.mark.django_db
 
 PAGE = "/admin/crm/health/"
 HOLD, RELEASE = f"{PAGE}crm/hold/", f"{PAGE}crm/release/"
-
-
-@pytest.fixture(autouse=True)
-def _nothing_kept() -> Iterator[None]:
-    health.forget()
-    store.forget()
-    yield
-    health.forget()
 
 
 def browser(*permissions: str) -> Client:

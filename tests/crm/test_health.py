@@ -1,7 +1,7 @@
 """The row behind a line: when it closes, who probes it, what brings it back. Real rows, real sockets."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,23 +21,12 @@ from crm.mock.server import MockServer
 from crm.models import Health
 from sopengine import clock
 from sopengine.errors import AuthError, DataError, Held, Permanent, RateLimited, StepError, Transient
-from tests.crm.conftest import Serve
 
 pytestmark = pytest.mark.django_db
 REAL = pytest.mark.django_db(transaction=True)  # rows that every thread sees
 
 TIMEOUT = Transient(code="timeout")
 Later = Callable[[float], None]
-
-
-@pytest.fixture(autouse=True)
-def _nothing_kept() -> Iterator[None]:
-    """Begin and end each test with nothing in the memory of the process."""
-    health.forget()
-    store.forget()
-    yield
-    health.forget()
-    store.forget()
 
 
 @pytest.fixture
@@ -49,15 +38,6 @@ def later(settings: Any) -> Later:
         health.forget()
 
     return move
-
-
-@pytest.fixture
-def server(settings: Any, serve: Serve) -> MockServer:
-    """A CRM over real HTTP that this process is set to call, with a key."""
-    made = serve()
-    settings.CRM_PROVIDER, settings.CRM_BASE_URL = "rest", made.url
-    settings.CRM_AUTH, settings.CRM_API_KEY = "api_key", "key-number-one"
-    return made
 
 
 def now() -> Standing:

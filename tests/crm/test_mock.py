@@ -252,7 +252,7 @@ def test_a_key_is_needed_and_a_scenario_can_name_it(serve: Serve) -> None:
 
     assert requests.get(url, timeout=5).status_code == 401
     assert requests.get(url, headers={"Authorization": "Basic right"}, timeout=5).status_code == 401
-    assert requests.get(url, headers=AUTH, timeout=5).status_code == 403
+    assert requests.get(url, headers=AUTH, timeout=5).status_code == 401
     assert rest_service(server, "right").find("cus_0001") is not None
 
 

@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import json
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
@@ -15,8 +16,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from crm import health
+from crm.access import access_for
 from crm.breaker import Standing, in_words, why
 from crm.check import Check, Login, Step, login_in_force
+from crm.mock.oauth import OAuthServer, running
 from crm.mock.scenario import FAULTS_HELP, HELP, Fault, Scenario, ScenarioError, fault_named, read_scenario
 from crm.mock.server import MockServer
 from crm.mock.state import MockState
@@ -89,6 +92,9 @@ class Command(BaseCommand):
             help="so many past customers, and a third as many others; 0: an empty CRM (12)",
         )
         serve.add_argument("--latency", type=float, default=0.0, metavar="MS", help="each answer waits (0)")
+        serve.add_argument(
+            "--oauth", action="store_true", help="take only tokens of a login server that it starts beside it"
+        )
         serve.add_argument("--scenario", type=Path, metavar="FILE", help="rows and faults, see below")
         serve.add_argument(
             "--fault",
@@ -226,9 +232,14 @@ class Command(BaseCommand):
             raise CommandError(f"Port {options['port']} cannot be used: {error.strerror}") from None
         count = len(server.state.rows("customers"))
         try:
-            self.stdout.write(f"The mock CRM with {count} customers listens on {server.url}")
-            self.stdout.flush()
-            server.serve_forever()
+            with ExitStack() as stack:
+                if options["oauth"]:
+                    login = stack.enter_context(running(OAuthServer()))
+                    server.contract.tokens = login.accepts
+                    self.stdout.write(_login_settings(login))
+                self.stdout.write(f"The mock CRM with {count} customers listens on {server.url}")
+                self.stdout.flush()
+                server.serve_forever()
         except KeyboardInterrupt:
             self.stdout.write("The mock CRM has ended.")
         finally:
@@ -236,6 +247,21 @@ class Command(BaseCommand):
 
     def _print_json(self, value: Any) -> None:
         self.stdout.write(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _login_settings(login: OAuthServer) -> str:
+    """Return the settings with which the product logs in at this server."""
+    return "\n".join(
+        [
+            "To log in to it, run the product with:",
+            "  CRM_AUTH=oauth",
+            f"  CRM_OAUTH_AUTHORIZE_URL={login.authorize_url}",
+            f"  CRM_OAUTH_TOKEN_URL={login.token_url}",
+            f"  CRM_OAUTH_CLIENT_ID={login.client_id}",
+            f"  CRM_OAUTH_CLIENT_SECRET={login.client_secret}",
+            "and press Connect in the admin, under Logins to other systems.",
+        ]
+    )
 
 
 def _entity_and_filters(words: list[str]) -> tuple[str, dict[str, Any]]:
@@ -310,7 +336,7 @@ def _login(crm: CrmService, login: Login | None) -> str:
     if crm.is_mock:
         return "No login: the mock needs none."
     if login is None:
-        return f"No {settings.CRM_AUTH} login is in force: store one with `credential set {SERVICE}`."
+        return access_for(SERVICE).missing()
     if login.source != "stored":
         return f"The login comes from the setting {login.source}."
     ends = f", until {login.expires_at}" if login.expires_at else ""

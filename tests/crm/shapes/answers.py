@@ -114,7 +114,7 @@ class Shape:
         if not given:
             raise Refused(401, "a key is needed")
         if self.api_key and given != self.api_key:
-            raise Refused(403, "this key is not accepted")
+            raise Refused(401, "this key is not accepted")
 
     def _routed(self, request: Request) -> Reply:
         parts = [unquote(part) for part in request.path.strip("/").split("/")]
