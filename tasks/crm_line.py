@@ -4,7 +4,7 @@
 What one sweep leaves undone, the next one does.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.utils import timezone
@@ -16,13 +16,15 @@ from crm.provider import providers
 from sopengine import clock
 from sopengine.errors import Held, RateLimited, StepError
 from tasks import journal, outbox
-from tasks.models import Notification
+from tasks.models import Notification, Pulse
 from tasks.timeline import moment
 from tasks.wording import escalation_text
 
 SERVICE = "crm"
 LINE = f"provider:{SERVICE}"  # what a run waits for while the CRM must not be called
 PAUSE_UNSAID = 60.0  # seconds
+FLAPPING = timedelta(minutes=5)  # a line that comes and goes faster than this is told once
+LONG_PAUSE = timedelta(hours=1)
 
 
 # -- before a step ---------------------------------------------------------------------------------
@@ -77,8 +79,13 @@ def mind() -> int:
     """Probe the connection if that is due, tell what changed, release who was held; return how many."""
     health.probe(SERVICE)
     for change in health.news():
+        if change.state == breaker.ANSWERS and change.by:
+            journal.end_pause(LINE)  # who releases it does not want the pause that was asked for, either
+        if _is_flapping(change):
+            continue  # told when it lasts
         _tell(change)
         health.told(change)
+    _tell_of_long_pause()
     if not health.standing(SERVICE, fresh=True).may_call:
         return 0
     return journal.release_held(LINE, _rate(), breaker.RAMP.total_seconds())
@@ -104,14 +111,52 @@ def warn_of_expiry() -> None:
 # -- what staff are told ---------------------------------------------------------------------------
 
 
+def _is_flapping(change: Standing) -> bool:
+    """Whether it fell silent again soon after it was told to be back: more of the same, for a while."""
+    if change.state != breaker.SILENT or not change.since:
+        return False
+    last = _told_last(change.service)
+    if last is None or not str(last.dedupe).endswith(breaker.ANSWERS):
+        return False
+    return change.since - last.created_at < FLAPPING and journal.database_now() - change.since < FLAPPING
+
+
+def _told_last(service: str) -> Notification | None:
+    """Return the message about this line that staff got last."""
+    return Notification.objects.filter(dedupe__startswith=f"line:{service}:").order_by("-created_at").first()
+
+
+def _tell_of_long_pause() -> None:
+    """Tell once of a CRM that has asked for pauses and nothing else for an hour."""
+    line = health.standing(SERVICE, fresh=True)
+    if line.state != breaker.PAUSING:
+        return
+    now = journal.database_now()
+    began = Pulse.objects.get_or_create(name=f"pauses:{SERVICE}", defaults={"at": now})[0]
+    if line.last_ok_at and line.last_ok_at > began.at:
+        Pulse.objects.filter(pk=began.pk).update(at=now)
+    elif now - began.at > LONG_PAUSE:
+        outbox.escalate(
+            what="The CRM has let nothing through for an hour; runs that need it wait.",
+            why="it answers each call with a request to slow down.",
+            machine="it is asked again after each pause, and the runs go on when it answers.",
+            do="ask whoever runs the CRM for its limit, and who else uses it up.",
+            dedupe=f"pauses:{SERVICE}:{began.at:%Y-%m-%dT%H:%M}",
+        )
+
+
 def _tell(change: Standing) -> None:
-    """Post one message for one change; a pause that the CRM asked for is nobody's business."""
+    """Post one message for one change; a pause that the CRM asked for is nobody's business.
+
+    What it did while it was flapping is one message, with the number of times.
+    """
     said = f"line:{change.service}:"
-    earlier = Notification.objects.filter(dedupe__startswith=said).order_by("-created_at")
-    last = earlier.values_list("dedupe", flat=True).first() or breaker.ANSWERS
-    no_news = change.state == breaker.ANSWERS and str(last).endswith(breaker.ANSWERS)
+    last = _told_last(change.service)
+    no_news = change.state == breaker.ANSWERS and (last is None or str(last.dedupe).endswith(breaker.ANSWERS))
     if change.state in _TEXTS and not no_news:
         text, severity = _TEXTS[change.state](change, journal.database_now())
+        if last is not None and change.state == breaker.SILENT:
+            text = _with_times(text, change.generation - int(str(last.dedupe).split(":")[2]))
         outbox.post(
             text,
             kind="escalation",
@@ -121,9 +166,15 @@ def _tell(change: Standing) -> None:
         )
 
 
+def _with_times(text: str, changes: int) -> str:
+    """Return the message with how often the line fell silent since staff were told of it, if not once."""
+    times = (changes + 1) // 2
+    return text if times < 2 else f"{text}\nIt came and went {times} times since the last message."
+
+
 def _answers(change: Standing, now: datetime) -> tuple[str, str]:
     count = journal.held_count(LINE)
-    waited = f"{'1 run' if count == 1 else f'{count} runs'} that waited for it go on, the oldest first."
+    waited = "1 run that waited for it goes on." if count == 1 else f"{count} runs go on, the oldest first."
     text = escalation_text(
         what="The CRM answers again.",
         why="a call was answered as it should be, or somebody released the connection.",

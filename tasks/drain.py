@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db import DatabaseError
 
 from credentials import vault
-from crm import health
+from crm import breaker, health
 from crm.service import open_service
 from sopengine import clock
 from sopengine.crashpoint import crashpoint
@@ -344,7 +344,8 @@ class Drain:
         pause = None
         if transition.other_side(handler, error) == crm_line.SERVICE:
             pause = self._insist(lambda: crm_line.turn_after_pause(error))
-        if error.origin == crm_line.SERVICE and transition.used_up(turn, error):
+        silent = error.origin == crm_line.SERVICE and breaker.is_transport(error.reason)
+        if silent and transition.used_up(turn, error):
             health.used_up(crm_line.SERVICE, error.reason)
         rules = Rules(settings.ENGINE_RETRY_WAITS, random.random(), pause)  # noqa: S311
         transition.take_error(turn, handler, effect, error, rules)

@@ -8,7 +8,7 @@ from django.db import InterfaceError, OperationalError
 
 from crm import health
 from crm.service import CrmCall, CrmService, open_service
-from sopengine.errors import DataError, StepError, Transient
+from sopengine.errors import DataError, StepError, Transient, Unclear, Unsupported
 from sopengine.logs import bound
 from tasks import plan
 from tasks.crew import StepDeadline
@@ -78,7 +78,9 @@ def _run(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
         outcome = _kept(handler.run(run, **call.params) if found is None else found)
     except StepError as error:
         outcome = error
-        if looking:
+        if looking and isinstance(error, Unsupported):
+            outcome = Unclear(error.message)  # nobody can look it up by machine
+        elif looking:
             error.sent = "maybe"  # what an earlier try may have sent is still not known
     except (OperationalError, InterfaceError):  # it reads a credential there
         outcome = Transient("the database did not answer", code="database")

@@ -38,6 +38,8 @@ REASONS: Mapping[str, str] = {
     "credential_unreadable": "our login for the other system cannot be opened",
     "customer_gone": "the customer is no longer in the CRM",
     "forbidden": "the other system knows us and does not allow this",
+    "another_name": "the CRM has somebody of another name with this mail or phone",
+    "field_map": "the field map between the CRM and us cannot be used",
     "filter_ignored": "the CRM returned records that were not asked for",
     "held": "calls to the CRM are held",
     "handler_missing": "this kind of step no longer exists",

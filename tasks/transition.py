@@ -709,9 +709,13 @@ def take_error(turn: Turn, handler: Handler, effect: Effect, error: StepError, r
     turn.recorded()
     if isinstance(error, Held):
         _hold(turn, handler, error, rules.pause)
-    elif isinstance(error, Unclear) or (
-        effect is Effect.AT_MOST_ONCE and turn.started and error.sent == "maybe"
-    ):
+    elif isinstance(error, Unclear) and error.sent == "no":
+        turn.clear_attempt()
+        turn.note("step_failed", code=error.reason)
+        follow(turn, handler, error)
+    elif isinstance(error, Unclear):
+        put_before_person(turn, error.reason, error.message)
+    elif effect is Effect.AT_MOST_ONCE and turn.started and error.sent == "maybe":
         put_before_person(turn, error.reason)
     elif isinstance(error, Outdated):
         _draft_again(turn, handler, error)
@@ -773,7 +777,9 @@ def follow(turn: Turn, handler: Handler, error: StepError) -> None:
     if told == "hold" and passes and rounds_left:
         _hold_until_back(turn, handler, error, of_crm=of_crm)
     elif told in ("escalate", "hold"):
-        park(turn, error.reason, error.message)
+        # Of what the CRM does not allow, one run speaks for all.
+        forbidden = of_crm and error.reason == "forbidden"
+        park(turn, error.reason, error.message, once=f"forbidden:{turn.now:%Y-%m-%dT%H}" if forbidden else "")
     elif told == "fail":
         fail(turn, error.reason)
     else:
@@ -841,7 +847,7 @@ def park(turn: Turn, code: str, why: str, *, once: str = "") -> None:
     turn.post(Notice(text, severity="error", dedupe=once or f"park:{turn.id}:{turn.seq}"), "escalation")
 
 
-def put_before_person(turn: Turn, code: str) -> None:
+def put_before_person(turn: Turn, code: str, why: str = "the answer to it was lost.") -> None:
     """What cannot be known and must not be repeated is for a person to decide."""
     turn.recorded()
     turn.progress["rest"] = "parked"
@@ -849,7 +855,7 @@ def put_before_person(turn: Turn, code: str) -> None:
     question = "This may have been sent: the answer to it was lost. Was it?"
     text = escalation_text(
         what=f"{turn.sop.name}: “{turn.place}” may have been sent, or not.",
-        why="the answer to it was lost.",
+        why=why,
         machine="nothing; it is never sent again by itself.",
         do="look whether it arrived, then choose It was sent, Send again or Skip.",
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from crm import phones
+from crm.provider import MAX_PAGES
 from crm.records import Customer, Record, plain
 from tasks import templating
 from tasks.outcome import (
@@ -143,10 +144,11 @@ def _recheck(step: StepRun, over: str, records: Iterable[Any], filters: Mapping[
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the listing stands: the provider's cursor of a page, and how many of its rows are done."""
+    """Where the listing stands: the provider's cursor of its `number`th page, and how many rows are done."""
 
     page: str = ""
     skip: int = 0
+    number: int = 1
 
     @classmethod
     def read(cls, cursor: str) -> "_Place":
@@ -158,10 +160,10 @@ class _Place:
     def after(self, length: int, next_page: str | None) -> "_Place | None":
         """Return the place after the next hundred rows of a page of `length`, None at the end."""
         if self.skip + CHILDREN_PER_COMMIT < length:
-            return _Place(self.page, self.skip + CHILDREN_PER_COMMIT)
-        if next_page and next_page == self.page:
-            raise DataError("The CRM names a page as its own successor; the listing would never end.")
-        return _Place(next_page) if next_page else None
+            return _Place(self.page, self.skip + CHILDREN_PER_COMMIT, self.number)
+        if next_page and (next_page == self.page or self.number >= MAX_PAGES):
+            raise DataError("The pages of the CRM lead in a circle; the listing would never end.")
+        return _Place(next_page, number=self.number + 1) if next_page else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +277,10 @@ class Written(BaseModel):
 def look_for_created(
     step: StepRun, *, attributes: dict[str, Any], entity: Entity = "customers"
 ) -> Outcome | None:
-    """Return the customer that an earlier try created, by mail or phone; two of them are for a person."""
+    """Return the customer that an earlier try created, known by mail or phone and by name.
+
+    What cannot be told goes to a person: two of them, one of another name, nothing to look by.
+    """
     wanted = {name: attributes[name] for name in ("email", "phone") if attributes.get(name)}
     if entity != "customers" or not wanted:
         raise Unsupported(f"Without mail or phone nobody can look up whether this was created in {entity}.")
@@ -286,14 +291,16 @@ def look_for_created(
     ]
     if len(found) > 1:
         raise Unclear("The CRM has more than one customer with this mail or phone.", code="two_found")
+    if found and attributes.get("name") and not _same("name", found[0].name, attributes["name"]):
+        raise Unclear("The CRM has a customer of another name with this mail or phone.", code="another_name")
     return Done(values={"id": found[0].id}) if found else None
 
 
 def _same(name: str, stored: str | None, wanted: str) -> bool:
-    """Return whether both are the same mail or phone, however they are written."""
+    """Return whether both are the same mail, phone or name, however they are written."""
     if name == "phone":
         return (phones.e164(stored) or stored) == (phones.e164(wanted) or wanted)
-    return (stored or "").casefold() == wanted.casefold()
+    return " ".join((stored or "").lower().split()) == " ".join(wanted.lower().split())
 
 
 @handler("crm.create", crm=True, effect=Effect.IDEMPOTENT, look=look_for_created, results=Written)

@@ -1,11 +1,13 @@
 """Steps that send mail to customers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from tasks import mail
-from tasks.outcome import Branch, DataError, Done, Effect, Outcome, Permanent, StepRun, handler
+from tasks.outcome import Branch, DataError, Done, Effect, Outcome, Permanent, StepError, StepRun, handler
 
 # What the CRM may say just before a mail leaves, and what the run has then come to.
 NOT_NOW = {"customer_gone": "customer_gone", "do_not_contact": "skipped", "outside_filter": "skipped"}
@@ -73,9 +75,20 @@ def _refusal(step: StepRun, recipient: str) -> str:
     if not customer:
         return ""
     try:
-        step.crm.recheck(str(customer), filters=step.filters, address=recipient)
+        with _nothing_sent_yet():
+            step.crm.recheck(str(customer), filters=step.filters, address=recipient)
     except Permanent as error:
         if error.reason not in NOT_NOW:
             raise
         return error.reason
     return ""
+
+
+@contextmanager
+def _nothing_sent_yet() -> Iterator[None]:
+    """Let what goes wrong here say that no mail has left: only a call to the CRM may be in doubt."""
+    try:
+        yield
+    except StepError as error:
+        error.sent = "no"
+        raise

@@ -5,6 +5,7 @@ from tasks.journal.facts import RESULTS, answers, children_of
 from tasks.journal.settle import settle
 from tasks.journal.sides import insert_tasks
 from tasks.journal.signals import (
+    end_pause,
     families,
     held_count,
     open_children,
@@ -41,6 +42,7 @@ __all__ = [
     "claim_suspect",
     "database_now",
     "due_count",
+    "end_pause",
     "expired_values",
     "families",
     "held_count",

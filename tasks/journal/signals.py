@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
+from django.db import transaction
+
 from tasks.journal.sql import (
     Row,
     as_uuid,
@@ -102,6 +104,29 @@ def release_held(line: str, rate: float, ramp: float) -> int:
             line,
         )
     )
+
+
+def end_pause(line: str) -> int:
+    """Let runs that wait for the end of a pause of `line` wait for the line alone; return how many.
+
+    The pause is forgotten: the next one begins anew.
+    """
+    if postgres():
+        without, paused = "progress #- '{wait,until}'", "progress #> '{wait,until}' IS NOT NULL"
+    else:
+        without = "json_remove(progress, '$.wait.until')"
+        paused = "json_extract(progress, '$.wait.until') IS NOT NULL"
+
+    @transaction.atomic
+    def end() -> int:
+        execute("DELETE FROM tasks_pace WHERE name = %s", line)
+        return execute(
+            f"UPDATE tasks_task SET progress = {without}, wake_at = NULL "
+            f"WHERE status = 'waiting' AND waiting_for = %s AND {paused}",
+            line,
+        )
+
+    return patiently(end)
 
 
 HELD = (

@@ -7,10 +7,11 @@ import pytest
 from django.utils import timezone
 from pytest_django import Settings
 
+from credentials import vault
 from crm import breaker, health
 from crm.models import Health
 from sopengine.errors import RateLimited, StepError, Transient
-from tasks import crm_line, engine, journal, timeline
+from tasks import crm_line, engine, journal, outbox, timeline
 from tasks.models import Notification, Task
 from tasks.outcome import Done, Outcome, StepRun
 from tasks.sweep import sweep
@@ -237,6 +238,57 @@ def test_a_429_holds_everybody_until_then_and_costs_no_retry(
     assert {fresh(task).status for task in others} == {"completed"}
     crm_line.mind()
     assert escalations() == []
+
+
+def test_who_releases_the_line_ends_the_pause_for_the_runs_too(
+    probe: Probe, later: Callable[[float], None]
+) -> None:
+    fails(probe, lambda: RateLimited("slow down", retry_after=3600))
+    health.failed("crm", of_crm(RateLimited("slow down", retry_after=3600)))
+    task = begun(published("probe.crm"))
+    engine.drain()
+    assert fresh(task).waiting_for == crm_line.LINE
+    probe.told.clear()
+    health.release("crm", "ana")
+    sweep(force=True)
+    later(5)
+    engine.drain()
+    assert fresh(task).status == "completed"
+    assert journal.reserve(crm_line.LINE, 0.05, ahead=5) < 6
+
+
+def test_pauses_without_an_end_are_told_after_an_hour(probe: Probe, later: Callable[[float], None]) -> None:
+    for _ in range(14):
+        health.failed("crm", of_crm(RateLimited("slow down", retry_after=300)))
+        crm_line.mind()
+        later(301)
+    assert [name.split(":")[0] for name in escalations()] == ["pauses"]
+    health.worked("crm")
+    health.failed("crm", of_crm(RateLimited("slow down", retry_after=300)))
+    crm_line.mind()
+    assert len(escalations()) == 1
+
+
+def test_a_line_that_comes_and_goes_is_told_once_with_a_count_when_it_stays_away(
+    later: Callable[[float], None],
+) -> None:
+    for _ in range(4):
+        health.used_up("crm", "timeout")
+        crm_line.mind()
+        later(31)
+        crm_line.mind()  # the mock answers the probe
+        later(31)
+    assert [name.split(":")[-1] for name in escalations()] == ["silent", "answers"]
+    health.hold("crm", "ana")  # nobody asks it any more: the next silence lasts
+    health.release("crm", "ana")
+    health.used_up("crm", "timeout")
+    Health.objects.update(until=journal.database_now() + timedelta(hours=1))
+    later(301)
+    crm_line.mind()
+    last = Notification.objects.order_by("-created_at").first()
+    assert last is not None
+    text = vault.unseal(last.sealed or "", table=outbox.TABLE, row=str(last.pk), field="sealed")["text"]
+    assert "came and went" in text
 
 
 # -- ten thousand ----------------------------------------------------------------------------------

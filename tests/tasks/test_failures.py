@@ -7,6 +7,7 @@ them (by the moved clock), where the run and the line stand, who is told, and wh
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from crm import breaker, health
 from crm.mock.contract import Contract
 from crm.mock.state import MockState
 from sopengine import clock
-from tasks import engine, outbox, timeline
+from tasks import approvals, engine, outbox, timeline
 from tasks.models import Approval, Notification, Task
 from tasks.sweep import sweep
 from tests.crm import shapes  # noqa: F401 - the second shape registers itself
@@ -25,6 +26,7 @@ from tests.crm.rogue import Rogue, playing
 from tests.crm.shapes import shaped  # noqa: F401
 from tests.crm.shapes.answers import Shape
 from tests.tasks.runs import begun, check_invariants, fresh, published
+from tests.tasks.test_recheck import offer
 
 pytestmark = pytest.mark.django_db(transaction=True)  # handlers' threads note how the line stands
 
@@ -231,6 +233,13 @@ def test_403_stops_the_one_run_for_a_person(crm: Crm) -> None:
     assert crm.run_out(finding(crm)).status == "completed"
 
 
+def test_of_what_is_not_allowed_one_run_speaks_for_all(crm: Crm) -> None:
+    crm.rogue.does("status", 403)
+    tasks = [crm.run_out(finding(crm)) for _ in range(5)]
+    assert {task.reason for task in tasks} == {"forbidden"}
+    assert len(told()) == 1
+
+
 def does_once(rogue: Rogue, headers: Mapping[str, str]) -> None:
     rogue.does("status", 429, headers, times=1)
 
@@ -371,3 +380,72 @@ def test_two_records_that_could_be_it_are_for_a_person(crm: Crm) -> None:
     assert (task.status, task.reason) == ("paused", "outcome_unknown")
     assert Approval.objects.filter(task=task, state="open").count() == 1
     assert len(crm.rogue.seen("POST ")) == 1
+
+
+def test_a_write_that_answers_409_for_ever_holds_nobody_else(crm: Crm) -> None:
+    crm.rogue.does("status", 409, on="POST ")
+    crm.run_out(noting(crm), rounds=4)
+    assert health.standing(fresh=True).state == breaker.ANSWERS
+    assert crm.run_out(finding(crm)).status == "completed"
+
+
+# -- asked once more before a mail leaves --------------------------------------------------------------------
+
+
+@pytest.fixture
+def letters(crm: Crm, settings: Settings, tmp_path: Path) -> Callable[[], int]:
+    """Return a function that counts the mails that left."""
+    settings.EMAIL_FOLDER = str(tmp_path)
+    return lambda: len(list(tmp_path.glob("*.eml")))
+
+
+def approved(crm: Crm, count: int = 1) -> list[Task]:
+    """Return runs whose mail a person has approved, and which have it to send next."""
+    version = offer()
+    tasks = [begun(version, {"crm_customer_id": crm.berta}) for _ in range(count)]
+    engine.drain()
+    for question in Approval.objects.filter(state="open"):
+        approvals.answer(question.pk, "approve", by=None)
+    return tasks
+
+
+@pytest.mark.parametrize("deed", [("status", 503), ("silence",), ("break_body",), ("hang_up",)], ids=str)
+def test_a_mail_that_never_left_is_tried_again_and_put_before_nobody(
+    crm: Crm, letters: Callable[[], int], deed: tuple[Any, ...]
+) -> None:
+    (task,) = approved(crm)
+    crm.settings.ENGINE_CALL_TIMEOUT = 0.3
+    crm.rogue.does(*deed, times=1)
+    task = crm.run_out(task)
+    assert (task.status, task.result, letters()) == ("completed", "sent", 1)
+    assert told() == []
+
+
+def test_a_mail_whose_customer_cannot_be_read_stops_for_that_reason(
+    crm: Crm, letters: Callable[[], int]
+) -> None:
+    (task,) = approved(crm)
+    crm.rogue.does("html", times=1)
+    task = crm.run_out(task)
+    assert (task.status, task.reason, letters()) == ("paused", "not_json", 0)
+    assert not Approval.objects.filter(state="open").exists()
+
+
+def test_thirty_approved_mails_wait_for_a_crm_that_is_away_and_then_all_leave(
+    crm: Crm, letters: Callable[[], int]
+) -> None:
+    tasks = approved(crm, 30)
+    crm.rogue.does("status", 503)
+    for _ in range(4):
+        engine.drain()
+        crm.move(20)
+        sweep(force=True)
+    assert {fresh(task).waiting_for for task in tasks} == {"provider:crm"}
+    assert (letters(), told()) == (0, ["line:silent"])
+    crm.rogue.behaves()
+    for _ in range(6):
+        crm.move(900)
+        sweep(force=True)
+        engine.drain()
+    assert {fresh(task).result for task in tasks} == {"sent"}
+    assert letters() == 30

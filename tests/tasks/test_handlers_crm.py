@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sopengine.errors import DataError, Unsupported
+from sopengine.errors import DataError, Unclear, Unsupported
 from tasks.outcome import Child, Continue, Done, Effect, Outcome, Start, StepRun, handlers
 from tests.tasks.steps import TASK, ListedCrm, customer, invoice, look, run, step_run
 
@@ -127,6 +127,14 @@ def test_a_crm_whose_pages_go_round_in_a_circle_is_a_data_error() -> None:
 
     with pytest.raises(DataError, match="never end"):
         run("crm.for_each", step, sop="greet")
+
+
+def test_pages_that_lead_in_a_circle_end_some_time() -> None:
+    crm = ListedCrm([customer(n) for n in range(20)], per_page=10)
+    with pytest.raises(DataError, match="circle"):
+        run(
+            "crm.for_each", step_run(crm=crm, cursor='{"page": "0", "skip": 0, "number": 10000}'), sop="greet"
+        )
 
 
 def test_without_once_per_a_record_is_started_once_by_this_run_of_this_step() -> None:
@@ -290,10 +298,14 @@ def test_another_visit_of_the_step_is_another_write() -> None:
 def test_a_look_finds_the_customer_that_an_earlier_try_created() -> None:
     step = step_run([customer(1)])
 
-    assert look("crm.create", step, attributes={"name": "x", "email": "c1@example.test"}) == Done(
-        values={"id": "cus_1"}
-    )
+    mine = {"name": customer(1).name.upper(), "email": "c1@example.test"}
+    assert look("crm.create", step, attributes=mine) == Done(values={"id": "cus_1"})
     assert look("crm.create", step, attributes={"name": "x", "email": "c2@example.test"}) is None
+
+
+def test_a_look_takes_nobody_of_another_name_for_the_one_that_was_created() -> None:
+    with pytest.raises(Unclear, match="another name"):
+        look("crm.create", step_run([customer(1)]), attributes={"name": "Zoe", "email": "c1@example.test"})
 
 
 def test_a_look_that_cannot_decide_says_so_instead_of_guessing() -> None:

@@ -130,5 +130,6 @@ def test_a_crm_without_a_list_of_notes_leaves_the_repeat_to_a_person(
 
     task = again(noted())
 
-    assert (task.status, task.reason) == (Task.Status.PAUSED, "unsupported")
+    assert (task.status, task.reason) == (Task.Status.PAUSED, "outcome_unknown")
+    assert task.approvals.get().state == "open"
     assert calls(crm) == ["POST applied"]
