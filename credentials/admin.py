@@ -39,6 +39,7 @@ class CredentialForm(forms.ModelForm):  # type: ignore[type-arg]
         """Seal a new secret into the row at once, so that the form keeps no copy of it."""
         value: str = self.cleaned_data["new_secret"]
         if value:
+            self.instance.kind = self.cleaned_data.get("kind", self.instance.kind)
             self.instance.set_secret(value)
         elif not self.instance.secret:
             raise forms.ValidationError(_("A new credential needs its secret."))

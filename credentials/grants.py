@@ -15,8 +15,8 @@ from urllib.parse import urlencode, urlsplit
 
 from django.conf import settings
 
-from credentials.store import client_of, secret_for
-from sopengine.errors import AuthError, DataError, RateLimited, StepError, Transient
+from credentials.store import client_of, secret_for, unused_setting
+from sopengine.errors import AuthError, DataError, Permanent, RateLimited, StepError, Transient
 from sopengine.http import Client, Deadline
 
 CODE, REFRESH, CLIENT = "authorization_code", "refresh_token", "client_credentials"
@@ -77,7 +77,7 @@ def renewed(service: str, refresh: str, deadline: Deadline | None = None) -> Tok
     """Return new tokens of a login: by our client secret, or by the refresh token.
 
     AuthError "reauth" says that a person must log in again: the refresh token is refused, or there
-    is none.
+    is none. Transient "no_token" is an answer that cannot be read.
     """
     if settings.CRM_OAUTH_GRANT == CLIENT:
         scopes = {"scope": settings.CRM_OAUTH_SCOPES} if settings.CRM_OAUTH_SCOPES else {}
@@ -102,8 +102,10 @@ def no_login(service: str, what: str) -> AuthError:
 
 def no_client_secret(service: str) -> AuthError:
     """Return the error for a login by client secret without one."""
-    stored = f"`credential set {client_of(service)}`"
-    return no_login(service, f"store its client secret with {stored}, or set CRM_OAUTH_CLIENT_SECRET.")
+    command = f"store its client secret with `credential set {client_of(service)}`"
+    if unused := unused_setting(client_of(service)):
+        return no_login(service, f"{command}. {unused} is not used instead of the one that has ended.")
+    return no_login(service, f"{command}, or set CRM_OAUTH_CLIENT_SECRET.")
 
 
 def _asked(service: str, grant: str, fields: Mapping[str, str], deadline: Deadline | None = None) -> Tokens:
@@ -124,8 +126,23 @@ def _asked(service: str, grant: str, fields: Mapping[str, str], deadline: Deadli
         )
         return read_tokens(service, grant, answer.value)
     except StepError as error:
-        error.sent = "no"
-        raise
+        meant = _meaning(service, error)
+        meant.sent = "no"
+        raise meant from None
+
+
+def _meaning(service: str, error: StepError) -> StepError:
+    """Return what an error at the endpoint means for whoever needs the token.
+
+    No run can do anything about either of these, so each must say something of the whole line: an answer
+    that is no token (a page for people, a value of another shape) is that of a server that is not well;
+    one that refuses for good, or is not there, is at an address that somebody must look at.
+    """
+    if isinstance(error, DataError):
+        return Transient(f"{service} login answered with something else than a token", code="no_token")
+    if isinstance(error, Permanent):
+        return AuthError(f"{error.message} [{error.reason}]: look at CRM_OAUTH_TOKEN_URL.")
+    return error
 
 
 def _demand(*names: str, service: str) -> None:

@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from credentials.vault import register_sealed, seal
 from sopengine import clock
+from sopengine.headers import fits_header
 
 _SHOW_LAST_FOUR_FROM = 12  # characters; of a shorter secret the last four would say too much
 WARNED_AHEAD = timedelta(days=7)  # so long before its end a credential "expires soon"
@@ -96,7 +97,7 @@ class Credential(models.Model):
 
     def set_secret(self, value: str) -> None:
         """Seal `value` into this row, unsaved; ValidationError if it cannot be a secret."""
-        self.set_login(checked_secret(value))
+        self.set_login(checked_secret(value, self.kind))
 
     def set_login(self, access: str, refresh: str = "", renew_at: datetime | None = None) -> None:
         """Seal an access token and the refresh token behind it into this row, unsaved.
@@ -127,10 +128,17 @@ class Credential(models.Model):
         return self.Status.EXPIRING if self.expires_at <= moment + WARNED_AHEAD else self.Status.ACTIVE
 
 
-def checked_secret(value: str) -> str:
-    """Return `value`, or raise ValidationError if it cannot be a secret."""
+IN_A_HEADER = (Credential.Kind.API_KEY, Credential.Kind.OAUTH_TOKEN)
+
+
+def checked_secret(value: str, kind: str = "") -> str:
+    """Return `value`, or raise ValidationError if it cannot be a secret, or not one of this kind."""
     if not value or value != value.strip() or not value.isprintable():
         raise ValidationError(_("A secret is one line of printable characters, without blanks around it."))
+    if kind in IN_A_HEADER and not fits_header(value):
+        raise ValidationError(
+            _("A secret of this kind goes into a header: at most 7,900 ASCII letters, digits and signs.")
+        )
     return value
 
 

@@ -69,8 +69,8 @@ def token(service: str, *, not_this: str = "", deadline: Deadline | None = None)
     """Return an access token that is good for a minute more, and is not `not_this`.
 
     AuthError: "no_credential", "credential_unreadable", "reauth" when a person must log in again,
-    "auth" when the endpoint refuses our client. Transient when it cannot be had in time. Whatever is
-    raised, `sent` is "no".
+    "auth" when the endpoint refuses our client, or is not there. Transient when it cannot be had in
+    time. Whatever is raised, `sent` is "no".
     """
     if found := _in_memory(service, not_this):
         return found
@@ -268,6 +268,7 @@ def _renewed(service: str, login: _Login, lease: datetime, deadline: Deadline | 
 def _store(login: _Login, tokens: grants.Tokens, started: datetime) -> bool:
     """Write what came, unless something newer is there; an answer without a refresh token keeps the old one.
 
+    A new refresh token of which the answer says no end has none: nobody need log in again at the old one.
     A row that ended meanwhile is in force again: it was ended by somebody whom this answer overtook.
     """
     status = Credential.Status
@@ -285,7 +286,8 @@ def _store(login: _Login, tokens: grants.Tokens, started: datetime) -> bool:
     }
     if tokens.refresh:
         changes["refresh_token"] = row.sealed("refresh_token", tokens.refresh)
-    if ends := _end_of_login(tokens, started, tokens.refresh or login.refresh):
+    ends = _end_of_login(tokens, started, tokens.refresh or login.refresh)
+    if ends or tokens.refresh not in ("", login.refresh):  # the end that was known is of the token before
         changes["expires_at"] = ends
     return bool(_same(login).exclude(status=status.REVOKED).update(**changes))
 

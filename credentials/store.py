@@ -1,4 +1,7 @@
-"""Where the rest of the project gets a secret: the newest credential in force, else the environment.
+"""Where the rest of the project gets a secret: the newest credential in force.
+
+A setting stands in only where none of that service and kind was ever stored: one that ran out or was
+revoked was taken out of use, and the setting may well hold the same.
 
 The access token of an OAuth login is not read here but by `credentials.oauth`, which renews it.
 """
@@ -22,7 +25,7 @@ IN_FORCE = (Credential.Status.ACTIVE, Credential.Status.EXPIRING)
 _kept: dict[tuple[str, str], tuple[float, str | None]] = {}
 _reading = threading.Lock()
 
-# The setting that stands in where no credential is stored.
+# The setting that stands in where no credential was ever stored.
 ENVIRONMENT = {
     ("crm", Kind.API_KEY.value): "CRM_API_KEY",
     ("crm", Kind.WEBHOOK_SECRET.value): "CRM_HMAC_SECRET",
@@ -37,7 +40,7 @@ KIND_OF_AUTH = {"api_key": Kind.API_KEY, "oauth": Kind.OAUTH_TOKEN, "hmac": Kind
 
 
 def secret_for(service: str, kind: str = Kind.API_KEY) -> str | None:
-    """Return the service's secret: the newest credential in force, else its setting, else None.
+    """Return the service's secret: the newest credential in force, else what `from_environment` has.
 
     A handler's thread may call it: a connection it opened there is closed. A stored secret that
     cannot be opened is an AuthError that says why; the environment does not stand in for it.
@@ -95,9 +98,25 @@ def check(credential: Credential) -> None:
         unseal(credential.refresh_token, **place)
 
 
+def last_ended(service: str, kind: str = Kind.API_KEY) -> Credential | None:
+    """Return the newest credential of a service where there were some and none is in force."""
+    if credential_for(service, kind) is not None:
+        return None
+    return Credential.objects.filter(service=service, kind=kind).order_by("-created_at").first()
+
+
 def from_environment(service: str, kind: str = Kind.API_KEY) -> str | None:
-    """Return the secret that a setting holds for the service."""
-    return getattr(settings, ENVIRONMENT.get((service, str(kind)), ""), "") or None
+    """Return the secret that a setting holds for the service; None where one was stored, in force or not."""
+    secret: str = getattr(settings, ENVIRONMENT.get((service, str(kind)), ""), "")
+    if not secret or Credential.objects.filter(service=service, kind=kind).exists():
+        return None
+    return secret
+
+
+def unused_setting(service: str, kind: str = Kind.API_KEY) -> str:
+    """Return the name of the setting that does not stand in for a credential that has ended, or ""."""
+    name = ENVIRONMENT.get((service, str(kind)), "")
+    return name if getattr(settings, name, "") and last_ended(service, kind) else ""
 
 
 def put(credential: Credential) -> None:

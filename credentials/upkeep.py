@@ -1,8 +1,15 @@
-"""What the sweep does for credentials: move those that near their end, before somebody is surprised."""
+"""What the sweep does for credentials: move those that near their end, before somebody is surprised.
+
+upkeep.put_off()
+for credential in upkeep.ending():
+    with transaction.atomic():
+        if upkeep.move(credential):
+            ...  # tell of it: the status moves only with the message
+"""
 
 from datetime import datetime
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from credentials.models import WARNED_AHEAD, Credential
 from sopengine import clock
@@ -10,29 +17,37 @@ from sopengine import clock
 Status = Credential.Status
 
 
-def note_expiry() -> list[Credential]:
-    """Move active credentials to expiring, seven days ahead, and all to expired; return those just moved.
+def ending() -> list[Credential]:
+    """Return the credentials whose row does not say yet that they end, each with the status to get.
 
-    Of two processes that call it at once, one moves a row and gets it. A row whose end was put off
-    is active again, without being returned.
+    That is expiring from seven days ahead, and expired; nothing is written.
     """
     now = clock.now()
-    over = Q(expires_at__lte=now)
-    near = Q(expires_at__gt=now, expires_at__lte=now + WARNED_AHEAD)
-    moved = _moved((Status.ACTIVE, Status.EXPIRING), over, Status.EXPIRED, now)
-    moved += _moved((Status.ACTIVE,), near, Status.EXPIRING, now)
-    Credential.objects.filter(Q(expires_at__gt=now + WARNED_AHEAD), status=Status.EXPIRING).update(
-        status=Status.ACTIVE, changed_at=now
-    )
-    return moved
-
-
-def _moved(before: tuple[str, ...], when: Q, after: str, now: datetime) -> list[Credential]:
-    """Move each row that is `before` and `when`; return those that were moved here."""
     found = []
-    for credential in Credential.objects.filter(when, status__in=before):
-        still = Credential.objects.filter(when, pk=credential.pk, status__in=before)
-        if still.update(status=after, changed_at=now):
-            credential.status = after
+    for status in (Status.EXPIRED, Status.EXPIRING):
+        for credential in _behind(status, now):
+            credential.status = status
             found.append(credential)
     return found
+
+
+def move(credential: Credential) -> bool:
+    """Write the status of one that `ending` returned; False when another process did, or its end changed."""
+    now = clock.now()
+    rows = _behind(credential.status, now).filter(pk=credential.pk)
+    return rows.update(status=credential.status, changed_at=now) == 1
+
+
+def put_off() -> None:
+    """Let credentials be active again whose end was put off, or is not known any more."""
+    now = clock.now()
+    no_end = Q(expires_at__isnull=True) | Q(expires_at__gt=now + WARNED_AHEAD)
+    Credential.objects.filter(no_end, status=Status.EXPIRING).update(status=Status.ACTIVE, changed_at=now)
+
+
+def _behind(status: str, now: datetime) -> "QuerySet[Credential]":
+    """Return the rows that are to get this status and have not."""
+    if status == Status.EXPIRED:
+        return Credential.objects.filter(expires_at__lte=now, status__in=(Status.ACTIVE, Status.EXPIRING))
+    near = Q(expires_at__gt=now, expires_at__lte=now + WARNED_AHEAD)
+    return Credential.objects.filter(near, status=Status.ACTIVE)

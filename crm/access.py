@@ -19,6 +19,7 @@ from credentials.models import Credential
 from credentials.threads import own_connection
 from sopengine import clock
 from sopengine.errors import AuthError
+from sopengine.headers import is_header_value
 from sopengine.http import Deadline
 
 Kind = Credential.Kind
@@ -40,7 +41,10 @@ class Access:
         `target` is the path with its query, as it is sent.
         """
         self._used = self.current()
-        return self.signed(self._used, method, target, body)
+        signed = self.signed(self._used, method, target, body)
+        if not all(is_header_value(value) for value in signed.values()):
+            raise AuthError(self.unfit(), code="credential_unreadable")
+        return signed
 
     def renew(self) -> bool:
         """After a 401: say whether there is another secret now, so that one more try makes sense."""
@@ -72,13 +76,31 @@ class Access:
         return store.secret_now(self.service, self.kind) or refused
 
     def missing(self) -> str:
-        """Return what to do where no secret is stored."""
+        """Return what to do where no secret is in force."""
+        label, command = Kind(self.kind).label, self._command()
         setting = store.ENVIRONMENT.get((self.service, self.kind))
-        kind = "" if self.kind == Kind.API_KEY else f" --kind {self.kind}"
+        if over := store.last_ended(self.service, self.kind):
+            how = "was revoked" if over.status == Credential.Status.REVOKED else "has run out"
+            unused = store.unused_setting(self.service, self.kind)
+            return (
+                f"The {label} that was stored for {self.service} {how}: store another one with {command}."
+                f"{f' {unused} is not used instead of it.' if unused else ''}"
+            )
         return (
-            f"There is no {Kind(self.kind).label} for {self.service}: store one with "
-            f"`credential set {self.service}{kind}`{f', or set {setting}' if setting else ''}."
+            f"There is no {label} for {self.service}: store one with "
+            f"{command}{f', or set {setting}' if setting else ''}."
         )
+
+    def unfit(self) -> str:
+        """Return what to do where a secret is in force that no request can carry."""
+        return (
+            f"The {Kind(self.kind).label} for {self.service} cannot go into a header: it has letters other "
+            f"than ASCII, or too many. Store another one with {self._command()}."
+        )
+
+    def _command(self) -> str:
+        kind = "" if self.kind == Kind.API_KEY else f" --kind {self.kind}"
+        return f"`credential set {self.service}{kind}`"
 
 
 class ApiKey(Access):

@@ -21,13 +21,15 @@ RAMP = timedelta(minutes=2)  # so long the slow start lasts
 
 ANSWERS, SILENT, PAUSING, REFUSED, HELD = "answers", "silent", "pausing", "refused", "held"
 
-_TRANSPORT = {"timeout", "connect_timeout", "unreachable", "dropped"}
+_TRANSPORT = {"timeout", "connect_timeout", "unreachable", "dropped", "no_token"}
 _LOGIN = {"auth", "reauth", "no_credential", "credential_unreadable"}
 _WHY = {
     "timeout": "it did not answer in time",
     "connect_timeout": "it could not be reached in time",
     "unreachable": "it could not be reached",
     "dropped": "it broke the connection",
+    "no_token": "its login server answered with something else than a token",
+    "deadline": "the time for the step was over",
     "rate_limited": "it asked for a pause",
     "auth": "it refused our login",
     "forbidden": "it did not allow what was asked",

@@ -7,6 +7,7 @@ A step that needs one that failed, or that the provider cannot do, is skipped an
 past the guard: staff test a line that is silent, refused or held, too.
 """
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -233,5 +234,5 @@ def _day(moment: str | None) -> str:
 
 def _sentence(text: str) -> str:
     """Return the text with a capital at its beginning and a full stop at its end."""
-    text = text.strip()
+    text = re.sub(r"^crm\b", "CRM", text.strip())  # errors of a call begin with the name of the service
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

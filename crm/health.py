@@ -75,7 +75,7 @@ log = logging.getLogger("crm.health")
 
 KEPT = 1.0  # seconds a standing is used without looking at its row again
 NOTED_EVERY = 10.0  # seconds between two notes of a process that all is well
-PROBE_SECONDS = 5.0
+PROBE_SECONDS = 5.0  # for the first probe; after one in vain the next may take as long as a call
 PROBE_LEASE = timedelta(seconds=60)  # longer than a call, a refresh of the login and a second call
 
 _Away = (OperationalError, InterfaceError)
@@ -248,7 +248,8 @@ def _refuse(service: str, code: str, fingerprint: str) -> None:
 def hold(service: str, by: str, note: str = "") -> bool:
     """Hold every call until somebody releases the line; False when it was held already."""
     _stored(service)
-    return _move(service, HELD, ~Q(state=HELD), None, "staff", by=by[:150], note=note[:200])
+    one_line = " ".join(note.split())  # in a message to staff a line of its own could pass for ours
+    return _move(service, HELD, ~Q(state=HELD), None, "staff", by=by[:150], note=one_line[:200])
 
 
 def release(service: str, by: str) -> bool:
@@ -291,10 +292,12 @@ def _taken(row: Health) -> str:
 def _probed(service: str, row: Health, mark: str, fingerprint: str) -> bool:
     """Make the one call of a probe and keep what it means, as long as the probe is still ours."""
     ours = Q(probe=mark)
-    error = _ping(service)
-    if error is None:
+    error = _ping(service, _time_for(row))
+    if error is None or (isinstance(error, AuthError) and says(error) is not Says.LOGIN):
         answers = _answer(service, ours, row, last_ok_at=_now())
         store.mark_accepted(service)
+        if error is not None:  # it knows us, and forbids what the probe asks; runs may ask for what it allows
+            store.mark_refused(service, error.reason)
         if answers:
             log.warning("%s answers again", service)
         return answers
@@ -302,6 +305,16 @@ def _probed(service: str, row: Health, mark: str, fingerprint: str) -> bool:
     _probe_failed(service, row, ours, error, fingerprint)
     log.info("%s was tried: %s", service, error.reason)
     return False
+
+
+def _time_for(row: Health) -> float:
+    """Return the seconds for a probe: few for the first, all that a call may take after one in vain.
+
+    A CRM that is slow and well would never be found to be back otherwise.
+    """
+    before = row.tries - (row.state == SILENT)  # a line that falls silent begins with one
+    longest = float(settings.ENGINE_CALL_TIMEOUT)
+    return longest if before > 0 else min(PROBE_SECONDS, longest)
 
 
 class _Within:
@@ -320,16 +333,17 @@ class _Within:
             raise Transient("the probe took too long", code="timeout", sent="no")
 
 
-def _ping(service: str) -> StepError | None:
+def _ping(service: str, seconds: float) -> StepError | None:
     """Make one cheap call past the guard; return what came of it when that was not an answer."""
-    within = _Within(PROBE_SECONDS)
+    within = _Within(seconds)
     way = Connection(settings.CRM_BASE_URL, access_for(service, within), within, service)
     try:
         providers.get(settings.CRM_PROVIDER)(way).ping()
     except Unsupported:
         return None  # this provider has no such call: the work itself must show whether the line answers
     except StepError as error:
-        return error
+        # The time of a probe is ours to set: when it is over, the CRM has not answered in time.
+        return Transient(error.message, code="timeout") if error.reason == "deadline" else error
     except Exception as error:  # a provider is anybody's code, and the sweep that probes has other work too
         log.error("%s cannot be tried: %s in its provider", service, type(error).__name__)
         return StepError("the provider failed", code="bug")

@@ -5,7 +5,7 @@
       - {field: email, provider: properties.contact.email}
 
 provider   the provider's name of the field; a dot leads into an object
-direction  in (read), out (written) or both       required  an absent or empty value is a data error
+direction  in (read), out (written) or both       required  an absent or blank value is a data error
 type       text, number, integer, flag, date, time, texts, integers
 owner      whose value wins: crm_wins, local_wins, merge_with_audit, immutable_after_bind, newest
 default    our value of a field that is absent     values    the provider's words for ours, {theirs: ours}
@@ -31,7 +31,8 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from crm.records import ENTITIES, Record, plain_value
+from crm.filters import CUSTOMER_STATUSES
+from crm.records import ENTITIES, Customer, Record, plain_value
 from sopengine.errors import DataError, Unsupported
 
 FOLDER = Path(__file__).parent / "mappings"
@@ -117,7 +118,7 @@ class FieldMaps:
             item = field.item
             try:
                 raw = _value_at(row, field.path)
-                if raw is not _ABSENT and raw is not None and raw != "":
+                if raw is not _ABSENT and not _is_blank(raw):
                     values[item.field] = field.read(raw)
                     continue
             except (TypeError, ValueError, InvalidOperation, OverflowError):
@@ -168,8 +169,11 @@ class FieldMaps:
     def _written(self, entity: str, field: _Outward, value: Any) -> Any:
         """Return the provider's value of one of ours; DataError names the field that it cannot be."""
         item = field.item
-        if item.required and value in (None, ""):
+        if item.required and _is_blank(value):
             raise DataError(f"{item.field!r} of {entity} must not be empty; see {self.source}")
+        if item.values is not None and value is not None and value not in item.values.values():
+            words = ", ".join(dict.fromkeys(item.values.values()))
+            raise DataError(f"{item.field!r} of {entity} must be one of {words}; see {self.source}")
         try:
             return None if value is None else field.write(value)
         except (TypeError, ValueError, InvalidOperation, OverflowError):
@@ -214,7 +218,7 @@ def read_maps(path: Path, provider: str) -> FieldMaps:
         rows = TypeAdapter(dict[str, list[FieldMap]]).validate_python(content)
     except OSError:
         raise MappingError(f"{path.name}: there is no such field map") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
         raise MappingError(f"{path.name}: this is not YAML") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
@@ -265,12 +269,21 @@ def _demand_sound(item: FieldMap, record: type[Record]) -> None:
         raise MappingError(f"{item.field} is of type {expected}, not {item.type}")
     if item.values is not None and item.type != "text":
         raise MappingError(f"{item.field}: values are words, so they go with the type text")
+    if (record, item.field) == (Customer, "status"):
+        _demand_statuses(item)
     if item.default is None:
         return
     try:
         _writer(item)(item.default)
     except (TypeError, ValueError, InvalidOperation, OverflowError):
         raise MappingError(f"{item.field}: the default is not a {item.type} that it can have") from None
+
+
+def _demand_statuses(item: FieldMap) -> None:
+    """Raise MappingError for a word that no filter and no step would ever meet."""
+    if unknown := sorted(set((item.values or {}).values()) - set(CUSTOMER_STATUSES)):
+        known = ", ".join(CUSTOMER_STATUSES)
+        raise MappingError(f"{item.field}: {', '.join(unknown)} is no status; there are: {known}")
 
 
 def _demand_once(what: str, names: list[str]) -> None:
@@ -305,6 +318,11 @@ def _type_of(record: type[Record], field: str) -> Type:
 # -- the way into a row ----------------------------------------------------------------------------
 
 _ABSENT = object()
+
+
+def _is_blank(value: Any) -> bool:
+    """Say whether a value is none: nothing, or a text of blanks."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _value_at(row: Any, path: Way) -> Any:

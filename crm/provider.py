@@ -30,6 +30,7 @@ from crm.mapping import FieldMaps, MappingError, maps_for
 from crm.records import Record
 from sopengine.errors import AuthError, DataError, Permanent, Unsupported
 from sopengine.http import Answer, Client, Deadline
+from sopengine.looks import is_mail, is_phone
 from sopengine.registry import Registry
 
 Row = Mapping[str, Any]
@@ -173,21 +174,13 @@ class Provider:
             raise DataError(f"{self.name} answered with another {record.word} than the one asked for")
         return record
 
-    def search(self, entity: str, text: str) -> list[Any]:
-        """Return the records that fit the text; more than 1,000 are refused."""
+    def search(self, entity: str, text: str, cursor: str = "") -> Page[Any]:
+        """Return the page at `cursor` ("" is the first) of the records that fit the text."""
         self._demand(entity, "search")
         if not text.strip():
             raise DataError(f"a search in {entity} needs a text")
-        records: list[Any] = []
-        cursor = ""
-        while True:
-            found = self.search_rows(entity, text.strip(), cursor)
-            records.extend(self._records(entity, found.rows))
-            if len(records) > SEARCH_LIMIT:
-                raise DataError(f"a search in {entity} found more than {SEARCH_LIMIT}: make it narrower")
-            cursor = found.next_cursor
-            if not cursor:
-                return records
+        found = self.search_rows(entity, text.strip(), cursor)
+        return Page(self._records(entity, found.rows), found.next_cursor)
 
     def create(self, entity: str, attributes: Mapping[str, Any], key: str) -> Any:
         """Create a record once per key and return it."""
@@ -308,11 +301,17 @@ class HttpProvider(Provider):
 
 
 def checked_id(record_id: str) -> str:
-    """Return an id that can stand in an address, or raise DataError."""
+    """Return an id that can stand in an address, or raise DataError.
+
+    A mail address, or a number that can only be a phone's, is a customer's and no id: it would stand in
+    logs, over there too.
+    """
     if not isinstance(record_id, str) or not 1 <= len(record_id) <= 200 or not record_id.isprintable():
         raise DataError("an id must be a printable text of 1 to 200 characters")
     if record_id.isspace() or record_id in {".", ".."}:
         raise DataError("an id must not be blank or a path")
+    if is_mail(record_id) or (is_phone(record_id) and any(mark in record_id for mark in "+ ()")):
+        raise DataError("an id must not be a mail address or a phone number")
     return record_id
 
 

@@ -21,7 +21,7 @@ from django.conf import settings
 from crm import health, phones
 from crm.access import access_for
 from crm.filters import matches
-from crm.provider import Connection, Page, Provider, providers
+from crm.provider import MAX_PAGES, SEARCH_LIMIT, Connection, Page, Provider, providers
 from crm.records import (
     Account,
     Activity,
@@ -46,6 +46,7 @@ from sopengine.errors import (
     Unsupported,
 )
 from sopengine.http import Deadline
+from sopengine.looks import readable
 from sopengine.registry import UnknownName
 
 log = logging.getLogger("crm")
@@ -58,7 +59,8 @@ T = TypeVar("T")
 class CrmCall:
     """One call, as its event tells it.
 
-    `status`: ok, not_found, replayed (a write that the CRM had taken before), or the code of the error.
+    `id` is "…" where it would show a customer. `status`: ok, not_found, replayed (a write that the CRM
+    had taken before), or the code of the error.
     """
 
     operation: str
@@ -78,13 +80,8 @@ class Entity(Generic[R]):
 
     def query(self, **filters: Any) -> Iterator[R]:
         """Yield the records that match all filters, page by page as they are asked for."""
-        cursor = ""
-        while True:
-            page = self.pages(cursor, **filters)
+        for page in self._all(lambda cursor: self.pages(cursor, **filters)):
             yield from page.records
-            cursor = page.next_cursor
-            if not cursor:
-                return
 
     def pages(self, cursor: str = "", /, **filters: Any) -> Page[R]:
         """Return the page at `cursor` ("" is the first), with the cursor of the next one."""
@@ -139,10 +136,37 @@ class Entity(Generic[R]):
         return self._provider.page(self.name, filters, cursor)
 
     def _searched(self, text: str) -> list[R]:
-        return self._service.timed("search", self.name, "", lambda: self._found(text))
+        """Return what fits one spelling; more than 1,000 are refused."""
+        found: list[R] = []
+        for page in self._all(lambda cursor: self._found(text, cursor)):
+            found.extend(page.records)
+            if len(found) > SEARCH_LIMIT:
+                raise self._bad(f"a search in {self.name} found more than {SEARCH_LIMIT}: make it narrower")
+        return found
 
-    def _found(self, text: str) -> list[R]:
-        return self._provider.search(self.name, text)
+    def _found(self, text: str, cursor: str) -> Page[R]:
+        return self._service.timed(
+            "search", self.name, "", lambda: self._provider.search(self.name, text, cursor)
+        )
+
+    def _all(self, read: Callable[[str], Page[R]]) -> Iterator[Page[R]]:
+        """Yield every page; DataError "pages" when they go in a circle, or there are more than 10,000."""
+        cursor, seen = "", set[int]()  # hashes: a cursor may be long
+        while True:
+            page = read(cursor)
+            yield page
+            seen.add(hash(cursor))
+            cursor = page.next_cursor
+            if not cursor:
+                return
+            if hash(cursor) in seen or len(seen) >= MAX_PAGES:
+                raise self._bad(f"the pages of {self.name} have no end", code="pages")
+
+    def _bad(self, message: str, code: str | None = None) -> DataError:
+        """Return the error of a listing as a whole, which no single call is to blame for."""
+        error = DataError(message, code=code)
+        error.origin = self._service.service
+        return error
 
     def _created(self, attributes: Mapping[str, Any], key: str) -> R:
         record: R = self._provider.create(self.name, attributes, key)
@@ -229,19 +253,19 @@ class CrmService:
         Raises Permanent "customer_gone", "do_not_contact" or "outside_filter" when nothing may be sent,
         and Outdated "address_changed" when the mail address is another than the approved `address`.
         """
-        customer = self.find(customer_id, fresh=True)
+        customer, name = self.find(customer_id, fresh=True), readable(customer_id)
         if customer is None:
-            raise Permanent(f"The CRM no longer has the customer {customer_id}.", code="customer_gone")
+            raise Permanent(f"The CRM no longer has the customer {name}.", code="customer_gone")
         if customer.do_not_contact:
-            raise Permanent(f"{customer_id} is not to be contacted any more.", code="do_not_contact")
+            raise Permanent(f"{name} is not to be contacted any more.", code="do_not_contact")
         if filters and not matches(customer, filters):
             raise Permanent(
-                f"{customer_id} no longer passes the filters {', '.join(sorted(filters))}.",
+                f"{name} no longer passes the filters {', '.join(sorted(filters))}.",
                 code="outside_filter",
             )
         if address and _folded(customer.email) != _folded(address):
             raise Outdated(
-                f"The mail address of {customer_id} is not the one that was approved any more.",
+                f"The mail address of {name} is not the one that was approved any more.",
                 code="address_changed",
                 values=self.customer_fields(customer),
             )
@@ -298,7 +322,7 @@ class CrmService:
             found = call()
             status = self._status(operation, found)
             if found is None:
-                log.warning("%s has no %s %s", self.provider_name, entity, record_id)
+                log.warning("%s has no %s %s", self.provider_name, entity, readable(record_id))
             elif isinstance(found, Record):
                 record_id = found.id
         except StepError as error:
@@ -307,7 +331,7 @@ class CrmService:
             raise
         finally:
             ms = round((time.perf_counter() - started) * 1000)
-            self.calls.append(CrmCall(operation, entity, record_id, status, ms))
+            self.calls.append(CrmCall(operation, entity, readable(str(record_id)), status, ms))
         if self.guarded:
             self._line.worked(self.service, rate_left=self.provider.rate_left)
         return found
@@ -338,7 +362,7 @@ class CrmService:
             if (mail and _folded(customer.email) == mail) or (phone and phones.e164(customer.phone) == phone)
         }
         if len(found) > 1:
-            names = ", ".join(sorted(found))
+            names = ", ".join(readable(record_id) for record_id in sorted(found))
             raise Unclear(f"Several customers have this mail address or phone number: {names}.", sent="no")
         return next(iter(found.values()), None)
 
@@ -348,7 +372,7 @@ class CrmService:
         merged = {
             name: self._merged(name, stored.get(name), plain_value(value))
             for name, value in wanted.items()
-            if name not in BEGINNING and value not in EMPTY
+            if name not in BEGINNING and not _is_empty(value)
         }
         return {name: value for name, value in merged.items() if not _same(name, stored.get(name), value)}
 
@@ -357,12 +381,15 @@ class CrmService:
         owner = self.provider.maps.owner("customers", name)
         if owner == "immutable_after_bind":
             return stored
-        if stored in EMPTY or _same(name, stored, value):
+        if _is_empty(stored) or _same(name, stored, value):
             return value
+        if name == "phone" and not phones.e164(value):
+            return stored  # "unknown" is no news of somebody who can be called
         if isinstance(stored, list) and isinstance(value, list):
             return [*stored, *(item for item in value if item not in stored)]
         if owner == "merge_with_audit" and isinstance(stored, str):
-            return stored if value in stored.splitlines() else f"{stored}\n{value}"
+            news = value.strip()
+            return stored if _has_lines(stored, news) else f"{stored.rstrip()}\n{news}"
         return value
 
 
@@ -410,7 +437,18 @@ def _with_one_phone(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _folded(mail: Any) -> str:
     """Return a mail address as addresses are compared: their case says nothing."""
-    return str(mail or "").strip().casefold()
+    return str(mail or "").strip().lower()  # casefold would make one of two: straße@ and strasse@
+
+
+def _is_empty(value: Any) -> bool:
+    """Say whether a field has nothing in it; blanks are nothing."""
+    return value in EMPTY or (isinstance(value, str) and not value.strip())
+
+
+def _has_lines(text: str, part: str) -> bool:
+    """Say whether the lines of `part` stand in the text, one after the other."""
+    lines, wanted = text.splitlines(), part.splitlines()
+    return any(lines[start : start + len(wanted)] == wanted for start in range(len(lines)))
 
 
 def _same(name: str, stored: Any, value: Any) -> bool:

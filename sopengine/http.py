@@ -50,6 +50,7 @@ from sopengine.errors import (
     StepError,
     Transient,
 )
+from sopengine.headers import MAX_HEADER, is_header_value
 
 log = logging.getLogger("sopengine.http")
 
@@ -58,7 +59,6 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_NODES = 50_000
 MAX_DIGITS = 40  # of a whole number
-MAX_HEADER = 8_000
 MAX_WAIT = 3_600.0
 WAIT_UNSAID = 60.0  # the pause after a 429 that names none
 DRAIN_BYTES = 65_536  # of an answer whose body nobody reads
@@ -234,7 +234,17 @@ class Client:
             raise
         except (requests.RequestException, HTTPError, OSError, http.client.HTTPException) as error:
             connections.drop(self.origin, call)
-            raise transport_error(self.service, error, call.sent) from None
+            raise self._judged(transport_error(self.service, error, call.sent), total) from None
+
+    def _judged(self, error: StepError, total: float) -> StepError:
+        """Return the error of a call of so many seconds, as "deadline" where only the step's time was over.
+
+        Of the other side that says nothing: it may be well, and was not given the time to show it.
+        """
+        limit = {"timeout": self._longest(), "connect_timeout": min(self.connect_seconds, self._longest())}
+        if total < limit.get(error.reason, 0.0):
+            return Transient(error.message, code="deadline", sent=error.sent)
+        return error
 
     def _begun(self, total: float) -> connections.Call:
         """Begin a call of so many seconds in this thread."""
@@ -281,7 +291,7 @@ class Client:
 
     def _allowed(self, deadline: Deadline | None) -> float:
         """Return the seconds this call may take; Transient when there are none."""
-        most: float = min(self.total_seconds, settings.ENGINE_CALL_TIMEOUT)
+        most = self._longest()
         if deadline is None:
             return most
         deadline.check()
@@ -289,6 +299,10 @@ class Client:
         if left <= 0:
             raise Transient(f"{self.service}: no time left for the call", code="deadline", sent="no")
         return left
+
+    def _longest(self) -> float:
+        """Return the seconds that a call may take where no deadline is nearer."""
+        return min(self.total_seconds, float(settings.ENGINE_CALL_TIMEOUT))
 
     def _read(self, response: requests.Response) -> Answer:
         """Return the answer, or raise what its status means."""
@@ -537,7 +551,6 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _OUR_HEADERS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "expect", "upgrade", "te"}
 )
-_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
 
 
 def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -547,7 +560,7 @@ def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
             raise DataError("a header's name must be letters, digits and hyphens", code="bad_header")
         if name.lower() in _OUR_HEADERS:
             raise DataError(f"the header {name} is set by the connection itself", code="bad_header")
-        if len(value) > MAX_HEADER or not _HEADER_VALUE.fullmatch(value):
+        if not is_header_value(value):
             raise DataError(
                 f"the header {name} must be printable ASCII of at most {MAX_HEADER} characters",
                 code="bad_header",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sopengine.environment import Environment, host_and_port, is_host
+from sopengine.headers import fits_header
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
@@ -219,6 +220,8 @@ CRM_PROVIDER = env.name("CRM_PROVIDER", "mock")
 CRM_BASE_URL = env.address("CRM_BASE_URL")
 CRM_AUTH = env.choice("CRM_AUTH", "api_key", ["api_key", "oauth", "hmac"])
 CRM_API_KEY = env.text("CRM_API_KEY")
+if CRM_API_KEY and not fits_header(CRM_API_KEY):
+    env.refuse("CRM_API_KEY", "cannot go into a header; expected ASCII: letters, digits and signs")
 CRM_API_KEY_HEADER = env.text("CRM_API_KEY_HEADER", "Authorization: Bearer")
 CRM_HMAC_SECRET = env.text("CRM_HMAC_SECRET")
 CRM_OAUTH_GRANT = env.choice(
@@ -404,8 +407,9 @@ LOGGING = {
         "celery.app.trace": {"level": "WARNING"},
         "celery.beat": {"level": "WARNING"},
         "kombu": {"level": "WARNING"},
-        # It writes addresses, and a search has a customer in its address.
-        "urllib3": {"level": "INFO"},
+        # It writes addresses, and a search has a customer in its address; so do its warnings of an answer
+        # with a line that is no header. What became of a call is told by sopengine.http.
+        "urllib3": {"level": "ERROR"},
         "axes": {"level": "WARNING"},
         # Anybody may ask for any host; that is refused, and no news.
         "django.security.DisallowedHost": {"level": "CRITICAL"},

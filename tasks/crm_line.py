@@ -7,9 +7,11 @@ What one sweep leaves undone, the next one does.
 from datetime import datetime, timedelta
 
 from django.conf import settings
+from django.db import transaction
 from django.utils import timezone
 
 from credentials import upkeep
+from credentials.models import Credential
 from crm import breaker, health
 from crm.health import Standing
 from crm.provider import providers
@@ -92,20 +94,30 @@ def mind() -> int:
 
 
 def warn_of_expiry() -> None:
-    """Tell of each credential that is about to run out, or has."""
-    for credential in upkeep.note_expiry():
-        over = credential.status == credential.Status.EXPIRED
-        when = timezone.localtime(credential.expires_at)
-        by_person = credential.kind == credential.Kind.OAUTH_TOKEN
-        command = f"credential set {credential.service} --kind {credential.kind}"
-        outbox.escalate(
-            what=f"The login for {credential.service} {'has run out' if over else 'runs out soon'}.",
-            why=f"its date is {when:%a} {when.day} {when:%b %Y %H:%M %Z}.",
-            machine="runs that need it wait until there is another." if over else "nothing; it still works.",
-            do="press Connect at the login in the admin." if by_person else f"store a new one: {command}",
-            severity="error" if over else "warning",
-            dedupe=f"credential:{credential.status}:{credential.pk}",
-        )
+    """Tell of each credential that is about to run out, or has.
+
+    Its status moves with the message or not at all: whoever dies between leaves it to the next sweep.
+    """
+    upkeep.put_off()
+    for credential in upkeep.ending():
+        with transaction.atomic():
+            if upkeep.move(credential):
+                _tell_expiry(credential)
+
+
+def _tell_expiry(credential: Credential) -> None:
+    over = credential.status == credential.Status.EXPIRED
+    when = timezone.localtime(credential.expires_at)
+    by_person = credential.kind == credential.Kind.OAUTH_TOKEN
+    command = f"credential set {credential.service} --kind {credential.kind}"
+    outbox.escalate(
+        what=f"The login for {credential.service} {'has run out' if over else 'runs out soon'}.",
+        why=f"its date is {when:%a} {when.day} {when:%b %Y %H:%M %Z}.",
+        machine="runs that need it wait until there is another." if over else "nothing; it still works.",
+        do="press Connect at the login in the admin." if by_person else f"store a new one: {command}",
+        severity="error" if over else "warning",
+        dedupe=f"credential:{credential.status}:{credential.pk}",
+    )
 
 
 # -- what staff are told ---------------------------------------------------------------------------

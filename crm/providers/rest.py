@@ -51,7 +51,7 @@ class Rest(HttpProvider):
 
     def search_rows(self, entity: str, text: str, cursor: str) -> Rows:
         """Return one page of the rows that fit the text."""
-        return self._page(entity, f"/{entity}/search", [("q", text)], cursor)
+        return self._page(entity, f"/{entity}/search", [("q", text)], cursor, verb="search")
 
     def create_row(self, entity: str, row: Row, key: str) -> Row | None:
         """Create a row; a note goes to the customer it belongs to."""
@@ -71,11 +71,17 @@ class Rest(HttpProvider):
         return True
 
     def _page(
-        self, entity: str, path: str, params: list[tuple[str, str]], cursor: str, per_page: int = PER_PAGE
+        self,
+        entity: str,
+        path: str,
+        params: list[tuple[str, str]],
+        cursor: str,
+        per_page: int = PER_PAGE,
+        verb: str = "list",
     ) -> Rows:
         number = page_number(cursor)
         asked = [*params, ("page", str(number)), ("per_page", str(per_page))]
-        answer = self.call("GET", path, f"{entity}.list", asked)
+        answer = self.call("GET", path, f"{entity}.{verb}", asked)
         if not answer.found:
             raise Permanent(f"the CRM has no list of {entity}", code="http_404")
         return _rows(entity, answer.value, number)
@@ -110,9 +116,20 @@ def _rows(entity: str, value: Any, number: int) -> Rows:
     total, page, per_page = (int(count or 0) for count in counts)
     if page != number:
         raise DataError(f"crm: page {number} of {entity} was asked for, another came", code="shape")
-    if len(rows) > per_page or (not rows and (number - 1) * per_page < total):
+    if not _is_whole(len(rows), number, total, per_page):
         raise DataError(f"crm: page {number} of {entity} has not the rows it promises", code="shape")
     return Rows(rows, str(number + 1) if number * per_page < total else "")
+
+
+def _is_whole(count: int, number: int, total: int, per_page: int) -> bool:
+    """Say whether a page has as many rows as it says of itself.
+
+    A CRM that holds rows back would leave customers out in silence. Only of the last page of several may
+    some be missing: rows may vanish while pages are read.
+    """
+    promised = min(max(total - (number - 1) * per_page, 0), per_page)
+    is_last_of_several = number > 1 and number * per_page >= total
+    return count == promised or (is_last_of_several and 0 < count < promised)
 
 
 def _path(entity: str, record_id: str) -> str:

@@ -9,9 +9,9 @@ from django.test import Client
 
 from credentials import store
 from credentials.models import Credential
-from credentials.upkeep import note_expiry
 from sopengine import clock
 from tests.credentials.test_store import stored
+from tests.credentials.test_upkeep import note_expiry
 
 pytestmark = pytest.mark.django_db
 
@@ -40,6 +40,13 @@ def test_a_secret_goes_in_and_takes_the_place_of_the_older_one(staff: Client) ->
     assert store.secret_for("crm") == CANARY
     older.refresh_from_db()
     assert older.status == "revoked"
+
+
+def test_a_secret_is_checked_for_the_kind_that_is_chosen(staff: Client) -> None:
+    for kind, stored_rows in (("api_key", 0), ("webhook_secret", 1)):
+        page = staff.post(f"{LIST}add/", form(service="crm", kind=kind, new_secret="schl\u00fcssel-12345"))
+        assert ("goes into a header" in page.content.decode()) is (stored_rows == 0)
+        assert Credential.objects.count() == stored_rows
 
 
 def test_a_new_credential_needs_a_secret(staff: Client) -> None:

@@ -54,8 +54,17 @@ def test_set_prompts_without_echo_on_a_terminal(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_set_takes_no_secret_as_an_argument() -> None:
-    with pytest.raises(CommandError, match="unrecognized arguments"):
-        credential("set", "crm", CANARY)
+    for words in (
+        ["crm", CANARY],
+        ["crm", "--kind", "api_key", CANARY],
+        ["crm", "--token", CANARY],
+        ["crm", f"--key={CANARY}"],
+    ):
+        with pytest.raises(
+            CommandError, match="standard input or a prompt, never from the command line"
+        ) as caught:
+            credential("set", *words)
+        assert CANARY not in str(caught.value)
 
 
 @pytest.mark.parametrize("typed", ["", "\n", "two\nlines\n"])
@@ -91,6 +100,27 @@ def test_set_keeps_label_scopes_and_date(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_set_refuses_a_date_that_is_none(date: str) -> None:
     with pytest.raises(CommandError, match="is not a moment; expected such as"):
         credential("set", "crm", "--expires-at", date)
+
+
+@pytest.mark.parametrize(
+    "date", ["2020-01-31T12:00", "9999-12-31T23:59", "9999-12-31T23:59:59-12:00", "0001-01-01T00:00"]
+)
+def test_set_refuses_an_end_that_is_over_or_out_of_reach(monkeypatch: pytest.MonkeyPatch, date: str) -> None:
+    with pytest.raises(CommandError, match="expected a moment from now on, within a hundred years"):
+        credential("set", "crm", "--expires-at", date, typed=CANARY, monkeypatch=monkeypatch)
+    assert not Credential.objects.exists()
+
+
+@pytest.mark.parametrize("words", [["crm"], ["crm", "--kind", "api_key"]])
+def test_revoke_says_that_no_setting_stands_in(ring: Settings, words: list[str]) -> None:
+    stored(CANARY)
+    assert "CRM_API_KEY" not in credential("revoke", *words)
+    ring.CRM_API_KEY = "from-environment"
+    stored(CANARY)
+    said = credential("revoke", *words)
+    assert "CRM_API_KEY is not used instead of it; store another one with: credential set crm" in said
+    with pytest.raises(CommandError, match="CRM_API_KEY is not used instead of it"):
+        credential("test", "crm")
 
 
 def test_list_shows_everything_but_the_secret() -> None:

@@ -13,9 +13,11 @@ from pytest_django import Settings
 
 from credentials import oauth, store, vault
 from credentials.models import Credential
+from credentials.upkeep import put_off
+from crm.breaker import Says, says
 from crm.mock.oauth import OAuthServer, running
 from sopengine import clock
-from sopengine.errors import AuthError, DataError, Permanent, RateLimited, StepError, Transient
+from sopengine.errors import AuthError, RateLimited, StepError, Transient
 from tests.credentials.conftest import entry
 from tests.servers import free_port
 
@@ -140,6 +142,24 @@ def test_an_answer_without_a_refresh_token_keeps_the_old_one(server: OAuthServer
     access = oauth.token("crm")
     assert refresh_token_of(row) == refresh
     assert server.accepts(oauth.token("crm", not_this=access))
+
+
+def test_a_new_refresh_token_without_an_end_has_none(server: OAuthServer) -> None:
+    """The end that was known is that of the token before: nobody has to log in again for it."""
+    row = stored_login(server.new_login(), expires_at=clock.now() + timedelta(days=3), status="expiring")
+    oauth.token("crm")
+    put_off()  # as the sweep does
+    row.refresh_from_db()
+    assert (row.expires_at, row.status) == (None, "active")
+
+
+def test_the_same_refresh_token_keeps_its_end(server: OAuthServer) -> None:
+    server.rotate = False
+    end = clock.now() + timedelta(days=3)
+    row = stored_login(server.new_login(), expires_at=end)
+    oauth.token("crm")
+    row.refresh_from_db()
+    assert row.expires_at == end
 
 
 def test_a_refresh_token_that_is_refused_ends_the_login(
@@ -300,14 +320,15 @@ def test_sixteen_threads_make_one_call(server: OAuthServer) -> None:
         (200, {}, AuthError, "auth"),
         (200, [], AuthError, "auth"),
         (200, {"access_token": ""}, AuthError, "auth"),
-        (200, {"access_token": 5}, DataError, "shape"),
-        (200, {"access_token": "two\nlines"}, DataError, "shape"),
-        (200, {"access_token": "x" * 9_000}, DataError, "shape"),
-        (200, {"access_token": "good", "refresh_token": ["x"]}, DataError, "shape"),
+        (200, {"access_token": 5}, Transient, "no_token"),
+        (200, {"access_token": "two\nlines"}, Transient, "no_token"),
+        (200, {"access_token": "x" * 9_000}, Transient, "no_token"),
+        (200, {"access_token": "good", "refresh_token": ["x"]}, Transient, "no_token"),
         (429, {}, RateLimited, "rate_limited"),
         (500, {}, Transient, "http_500"),
-        (302, {}, Permanent, "redirect"),
-        (404, {}, Permanent, "http_404"),
+        (302, {}, AuthError, "auth"),
+        (404, {}, AuthError, "auth"),
+        (405, {}, AuthError, "auth"),
     ],
 )
 def test_each_answer_of_the_endpoint_has_its_end(
@@ -326,10 +347,22 @@ def test_each_answer_of_the_endpoint_has_its_end(
     assert (row.refused_at, row.refused_code) == (None, "")
 
 
-def test_html_instead_of_a_token_is_a_data_error(server: OAuthServer) -> None:
-    stored_login(server.new_login())
+def test_a_page_for_people_instead_of_a_token_is_tried_again_later(server: OAuthServer) -> None:
+    """No run can do anything about it: it is held, as with any server that is not well."""
+    row = stored_login(server.new_login())
     server.answer_next(200, "<html>down</html>", "text/html")
-    refused(DataError, "not_json")
+    error = refused(Transient, "no_token")
+    assert says(error) is Says.DOWN
+    leased(row, 0)
+    assert server.accepts(oauth.token("crm"))
+
+
+def test_a_token_endpoint_that_is_not_there_is_a_setting_to_look_at(server: OAuthServer) -> None:
+    stored_login(server.new_login())
+    server.answer_next(404, "{}")
+    error = refused(AuthError, "auth")
+    assert "CRM_OAUTH_TOKEN_URL" in error.message
+    assert says(error) is Says.LOGIN
 
 
 def test_an_endpoint_that_is_away_is_tried_again_later(server: OAuthServer, settings: Settings) -> None:
@@ -399,6 +432,18 @@ def test_without_a_client_secret_nobody_is_called(server: OAuthServer, settings:
     settings.CRM_OAUTH_GRANT = "client_credentials"
     settings.CRM_OAUTH_CLIENT_SECRET = ""
     assert "credential set crm-client" in refused(AuthError, "no_credential").message
+    assert server.calls == []
+
+
+def test_a_client_secret_that_was_revoked_is_not_replaced_by_the_setting(
+    server: OAuthServer, settings: Settings
+) -> None:
+    settings.CRM_OAUTH_GRANT = "client_credentials"
+    row = Credential(service="crm-client")
+    row.set_secret(server.client_secret)
+    store.put(row)
+    store.revoke(row)
+    assert "CRM_OAUTH_CLIENT_SECRET is not used" in refused(AuthError, "no_credential").message
     assert server.calls == []
 
 

@@ -90,6 +90,22 @@ def test_a_credential_that_cannot_be_opened_is_not_replaced_by_the_setting(ring:
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("end", ["revoked", "expired", "past its date"])
+def test_a_credential_that_is_over_is_not_replaced_by_the_setting(ring: Settings, end: str) -> None:
+    """Somebody took it out of use: an older secret in the settings is not what they want used."""
+    credential = stored()
+    ring.CRM_API_KEY, ring.CRM_HMAC_SECRET = "from-environment", "hook-from-environment"
+    past = {"expires_at": clock.now() - timedelta(days=1)}
+    Credential.objects.filter(pk=credential.pk).update(
+        **({"status": end} if end in Credential.Status.values else past)
+    )
+    store.forget()
+    assert store.secret_for("crm") is None
+    assert store.from_environment("crm") is None
+    assert store.secret_for("crm", Credential.Kind.WEBHOOK_SECRET) == "hook-from-environment"
+
+
+@pytest.mark.django_db
 def test_a_secret_copied_to_another_row_does_not_open() -> None:
     source, target = stored(), stored(service="slack")
     Credential.objects.filter(pk=target.pk).update(secret=source.secret)
@@ -115,6 +131,18 @@ def test_a_secret_is_one_printable_line(secret: str) -> None:
     assert caught.value.messages == [
         "A secret is one line of printable characters, without blanks around it."
     ]
+
+
+@pytest.mark.parametrize("kind", ["api_key", "oauth_token"])
+@pytest.mark.parametrize("secret", ["schl\u00fcssel-12345", "k" * 8_000])
+def test_a_secret_that_goes_into_a_header_fits_into_one(kind: str, secret: str) -> None:
+    with pytest.raises(ValidationError, match="goes into a header"):
+        Credential(service="crm", kind=kind).set_secret(secret)
+
+
+@pytest.mark.parametrize("kind", ["webhook_secret", "smtp"])
+def test_a_secret_that_goes_into_no_header_may_have_any_letter(kind: str) -> None:
+    Credential(service="crm", kind=kind).set_secret("schl\u00fcssel-12345")
 
 
 def test_of_a_short_secret_no_last_four_are_kept() -> None:

@@ -1,18 +1,27 @@
 """A credential that nears its end is said in time, once."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 
 from credentials import store
 from credentials.models import Credential
-from credentials.upkeep import note_expiry
+from credentials.upkeep import ending, move, put_off
 from credentials.wording import remarks
 from sopengine import clock
+from tasks.crm_line import warn_of_expiry
+from tasks.models import Notification
 from tests.credentials.test_store import stored
 
 pytestmark = pytest.mark.django_db
+
+
+def note_expiry() -> list[Credential]:
+    """Move each credential that nears its end, as the sweep does; return those that were moved here."""
+    put_off()
+    return [credential for credential in ending() if move(credential)]
 
 
 def ending_in(**time: float) -> Credential:
@@ -134,3 +143,46 @@ def test_a_new_secret_knows_no_refusal() -> None:
     credential.save(update_fields=Credential.SECRET_FIELDS)
     credential.refresh_from_db()
     assert (credential.refused_at, credential.refused_code, credential.renewals) == (None, "", 2)
+
+
+def test_what_is_not_told_is_told_by_the_next_sweep() -> None:
+    """The status and the message are one transaction: who dies in it leaves both undone."""
+    credential = ending_in(days=3)
+    (found,) = ending()
+    with transaction.atomic():
+        assert move(found)
+        transaction.set_rollback(True)  # as if the process died here
+    credential.refresh_from_db()
+    assert credential.status == "active"
+    assert [row.status for row in note_expiry()] == ["expiring"]
+
+
+def test_a_message_that_cannot_be_written_costs_no_warning() -> None:
+    """The database goes away with the message of the first of two credentials."""
+    for name in ("crm", "slack"):
+        stored(f"secret-of-{name}", service=name, expires_at=clock.now() + timedelta(days=3))
+    away: list[bool] = []
+
+    def away_once(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if sql.startswith("INSERT") and "notification" in sql and not away:
+            away.append(True)
+            raise OperationalError("the database is away")
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(away_once), pytest.raises(OperationalError):
+        warn_of_expiry()
+    warn_of_expiry()
+    warn_of_expiry()
+
+    assert away
+    assert set(Credential.objects.values_list("status", flat=True)) == {"expiring"}
+    assert Notification.objects.filter(dedupe__startswith="credential:expiring:").count() == 2
+
+
+def test_a_credential_whose_end_is_no_longer_known_is_active_again() -> None:
+    credential = ending_in(days=3)
+    note_expiry()
+    Credential.objects.update(expires_at=None)
+    put_off()
+    credential.refresh_from_db()
+    assert credential.status == "active"

@@ -91,6 +91,41 @@ def test_no_secret_is_read_before_it_is_needed(settings: Settings, auth: str) ->
     assert len(queries) == 0
 
 
+@pytest.mark.parametrize("key", ["schl\u00fcssel-12345", "k" * 8_000])
+def test_a_key_that_cannot_go_into_a_header_is_told_as_one_that_cannot_be_used(key: str) -> None:
+    """One that was stored before such a key was refused."""
+    credential = Credential(service="crm")
+    credential.set_login(key)
+    store.put(credential)
+
+    with pytest.raises(
+        AuthError, match=r"API key .* cannot go into a header: .*credential set crm"
+    ) as caught:
+        access_for("crm").headers("GET", "/x", b"")
+
+    assert caught.value.reason == "credential_unreadable"
+    assert key not in caught.value.message
+
+
+@pytest.mark.parametrize(("end", "said"), [("revoked", "was revoked"), ("expired", "has run out")])
+def test_a_key_that_is_over_is_told_with_the_setting_that_does_not_stand_in(
+    settings: Settings, end: str, said: str
+) -> None:
+    settings.CRM_API_KEY = "from-settings"
+    stored("key-1")
+    Credential.objects.update(status=end)
+    store.forget()
+
+    with pytest.raises(AuthError) as caught:
+        access_for("crm").headers("GET", "/x", b"")
+
+    assert caught.value.reason == "no_credential"
+    assert caught.value.message == (
+        f"The API key that was stored for crm {said}: store another one with `credential set crm`. "
+        "CRM_API_KEY is not used instead of it."
+    )
+
+
 def test_a_refused_key_is_tried_again_only_when_there_is_another() -> None:
     stored("key-1")
     access = access_for()

@@ -148,6 +148,38 @@ def test_status_tells_the_login_without_showing_it(server: MockServer) -> None:
     assert "another-secret" not in text + output("status", "--json")
 
 
+def test_status_and_check_say_that_no_setting_stands_in_for_a_key_that_is_over(server: MockServer) -> None:
+    credential = Credential(service="crm")
+    credential.set_secret("another-secret-9876")
+    store.put(credential)
+    store.revoke(credential)
+    store.forget()
+
+    printed, said = refused("status")
+    checked, _ = refused("check")
+
+    assert "CRM_API_KEY is not used instead of it" in said
+    assert "The API key that was stored for crm was revoked" in printed
+    assert "3. token stored: failed. The API key that was stored for crm was revoked" in checked
+    assert login_in_force() is None
+    assert server.journal.entries() == []
+
+
+def test_a_sentence_of_a_failed_step_calls_the_crm_by_its_name(settings: Any) -> None:
+    settings.CRM_PROVIDER, settings.CRM_API_KEY = "rest", SECRET
+    settings.CRM_BASE_URL = "http://127.0.0.1:9"
+
+    steps = {step.name: step.text for step in Check().steps()}
+
+    assert steps["authenticated"] == "CRM cannot be reached."
+
+
+@pytest.mark.parametrize("latency", ["nan", "inf", "-1", "600001", "soon"])
+def test_serve_mock_refuses_a_latency_that_cannot_be_waited(latency: str) -> None:
+    _, said = refused("serve-mock", "--port", "0", "--latency", latency)
+    assert "expected a number from 0 to 600000" in said
+
+
 def test_status_fails_when_the_crm_does_not_answer(settings: Any) -> None:
     settings.CRM_PROVIDER, settings.CRM_API_KEY = "rest", SECRET
     settings.CRM_BASE_URL = "http://127.0.0.1:9"

@@ -12,10 +12,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from credentials import store
+from credentials.models import Credential
 from crm import health
 from crm.access import access_for
 from crm.breaker import RAMP
-from crm.health import Standing
+from crm.health import PROBE_SECONDS, Standing
 from crm.mock.scenario import fault_named
 from crm.mock.server import MockServer
 from crm.models import Health
@@ -465,6 +466,54 @@ def test_a_probe_that_is_asked_to_wait_makes_it_a_pause(server: MockServer, late
     assert 48 < seconds_until(now()) <= 50
 
 
+def test_a_crm_that_is_slow_and_well_comes_back_at_the_second_probe(server: MockServer, later: Later) -> None:
+    """The first probe is short, since whoever sweeps has other work; the next may take as long as a call."""
+    fail(5)
+    misbehave(server, "503")
+    later(31)
+    assert health.probe() is False
+
+    misbehave(server)
+    server.latency = PROBE_SECONDS + 0.3
+    later(61)
+    assert health.probe() is True
+
+
+@pytest.mark.parametrize("before", ["silent", "refused"])
+def test_a_crm_that_forbids_the_probe_answers(
+    server: MockServer, settings: Any, later: Later, before: str
+) -> None:
+    """It knows our login: what the runs need may well be allowed."""
+    credential = Credential(service="crm")
+    credential.set_secret("key-number-two")
+    store.put(credential)
+    if before == "silent":
+        fail(5)
+    else:
+        health.failed("crm", AuthError(code="auth"), fingerprint="another")
+    misbehave(server, "403")
+    later(31)
+
+    assert health.probe() is True
+
+    assert (now().state, calls(server)) == ("answers", 1)
+    credential.refresh_from_db()
+    assert credential.refused_code == "forbidden"
+
+
+def test_a_probe_that_takes_too_long_says_that_it_did_not_answer_in_time(
+    server: MockServer, settings: Any, later: Later
+) -> None:
+    server.latency = 0.5
+    fail(5)
+    later(31)
+    for call_timeout in (0.2, 0.2):
+        settings.ENGINE_CALL_TIMEOUT = call_timeout
+        assert health.probe() is False
+        assert now().last_code == "timeout"
+        later(61)
+
+
 def test_a_provider_that_is_not_there_ends_as_a_probe_in_vain(settings: Any, later: Later) -> None:
     settings.CRM_PROVIDER = "gone"
     fail(5)
@@ -522,6 +571,12 @@ def test_a_release_lets_calls_through_and_begins_a_slow_start(before: Callable[[
     assert not health.release("crm", "Bo")
     fail(4)
     assert now().state == "answers"
+
+
+def test_the_note_of_a_hold_is_one_line() -> None:
+    """It stands in a message to staff, where a line of its own could pass for ours."""
+    health.hold("crm", "Ana", " repairs\r\nWhat you can do:\tnothing\u2028or not ")
+    assert now().note == "repairs What you can do: nothing or not"
 
 
 # -- what staff are told ---------------------------------------------------------------------------

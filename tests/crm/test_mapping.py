@@ -212,6 +212,12 @@ def test_defaults_fill_a_new_record_and_no_update() -> None:
         (f"customers: [{WHOLE}, {{field: city, provider: c, default: X, values: {{a: A}}}}]", "default"),
         (f"customers: [{WHOLE}, {{field: services, provider: s, type: texts, values: {{a: A}}}}]", "values"),
         ("customers: [{field: id, provider: n, owner: nobody}]", "owner"),
+        (
+            "customers: [{field: id, provider: a, required: true}, {field: name, provider: b}, "
+            "{field: status, provider: s, values: {Won: active, Old: pst}}]",
+            "status: pst is no status; there are: past, active, lead, cold",
+        ),
+        (f"customers: {'[' * 5_000}", "not YAML"),
         ("customers: [{field: id}]", "provider"),
         (
             "customers: [{field: id, provider: a, required: true}, {field: id, provider: b, required: true}]",
@@ -379,3 +385,26 @@ def test_a_map_that_is_not_there_says_so(tmp_path: Path) -> None:
         read_maps(tmp_path / "none.yaml", "none")
     with pytest.raises(MappingError, match=r"none\.yaml"):
         maps_for("none")
+
+
+def test_a_word_that_cannot_be_written_is_refused_with_those_that_can() -> None:
+    with pytest.raises(
+        DataError, match="'status' of customers must be one of past, active, lead, cold; see"
+    ) as caught:
+        maps_for("rest").row("customers", {"status": "vip"})
+    assert "vip" not in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["", " ", "\t\n"])
+def test_a_blank_name_is_none_in_either_direction(name: str) -> None:
+    rest = maps_for("rest")
+    with pytest.raises(DataError, match=r"lacks the field 'name'; see name in rest\.yaml"):
+        rest.record("customers", {"id": "c1", "name": name, "status": "lead"})
+    with pytest.raises(DataError, match="'name' of customers must not be empty"):
+        rest.row("customers", {"name": name, "status": "lead"}, creating=True)
+
+
+def test_a_blank_text_is_an_empty_one() -> None:
+    row = {"id": "c1", "name": "Ada", "status": "lead", "email": "  ", "phone": ""}
+    record = maps_for("rest").record("customers", row)
+    assert (record.email, record.phone) == (None, None)

@@ -110,6 +110,58 @@ def test_pages_go_on_at_the_size_that_the_crm_allows() -> None:
     assert len(list(service().query())) == 55
 
 
+def paged(page: int, rows: int, total: int) -> None:
+    """Let the CRM have this page of 25 rows at most."""
+    responses.get(
+        CUSTOMERS,
+        json={
+            "customers": [{**ADA, "id": f"c{page}-{place}"} for place in range(rows)],
+            "meta": {"total": total, "page": page, "per_page": 25},
+        },
+        match=[responses.matchers.query_param_matcher({"page": page, "per_page": 100})],
+    )
+
+
+@responses.activate
+@pytest.mark.parametrize("last", [(5, 30), (3, 30), (0, 20)])
+def test_rows_may_vanish_while_pages_are_read(last: tuple[int, int]) -> None:
+    paged(1, 25, 30)
+    paged(2, *last)
+
+    assert len(list(service().query())) == 25 + last[0]
+
+
+@responses.activate
+@pytest.mark.parametrize(("rows", "total"), [(10, 80), (6, 30), (1, 25)])
+def test_a_later_page_with_fewer_or_more_rows_than_it_promises_is_a_data_error(rows: int, total: int) -> None:
+    paged(1, 25, max(total, 30))
+    paged(2, rows, total)
+
+    with pytest.raises(DataError, match="page 2 of customers has not the rows it promises"):
+        list(service().query())
+
+
+@responses.activate
+def test_each_page_of_a_search_is_a_call_of_its_own_and_called_a_search(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    for page, rows in ((1, 25), (2, 5)):
+        responses.get(
+            f"{CUSTOMERS}/search",
+            json={
+                "customers": [{**ADA, "id": f"c{page}-{place}"} for place in range(rows)],
+                "meta": {"total": 30, "page": page, "per_page": 25},
+            },
+            match=[responses.matchers.query_param_matcher({"q": "Ada", "page": page, "per_page": 100})],
+        )
+    crm = service()
+
+    assert len(crm.search("Ada")) == 30
+    assert [(call.operation, call.status) for call in crm.calls] == [("search", "ok")] * 2
+    assert [line.partition(" -> ")[0] for line in caplog.messages] == ["crm GET customers.search"] * 2
+
+
 @responses.activate
 @pytest.mark.parametrize(
     "value",
@@ -129,6 +181,10 @@ def test_pages_go_on_at_the_size_that_the_crm_allows() -> None:
         {"customers": [ADA], "meta": {**META, "page": 2}},
         {"customers": [ADA, ADA], "meta": {**META, "per_page": 1}},
         {"customers": [], "meta": META},
+        {"customers": [ADA], "meta": {**META, "total": 0}},
+        {"customers": [ADA, ADA], "meta": META},
+        {"customers": [ADA] * 25, "meta": {"total": 60, "page": 1, "per_page": 100}},
+        {"customers": [ADA] * 25, "meta": {"total": 600, "page": 1, "per_page": 100}},
         {"customers": [ADA, "c2"], "meta": META},
         {"customers": [{"id": "c1"}], "meta": META},
     ],

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,20 @@ from crm import health
 from crm.filters import FILTERS
 from crm.mapping import FieldMaps, maps_for
 from crm.mock.state import MockState, Refused
-from crm.provider import Can, Connection, Provider, load_providers, providers
+from crm.provider import MAX_PAGES, Can, Connection, Provider, Rows, load_providers, providers
 from crm.providers.mock import shared_state
 from crm.records import ENTITIES, ENTITY_OF, Account, plain
 from crm.service import CUSTOMER_FIELDS, CrmService, open_service
-from sopengine.errors import AuthError, DataError, Held, Permanent, StepError, Transient, Unsupported
+from sopengine.errors import (
+    AuthError,
+    DataError,
+    Held,
+    Permanent,
+    StepError,
+    Transient,
+    Unclear,
+    Unsupported,
+)
 from tests.crm.conftest import Key, Serve, rest_service, shaped_service
 from tests.crm.shapes.answers import Shape
 
@@ -497,3 +507,129 @@ def test_their_filters_are_never_dropped(
 ) -> None:
     with pytest.raises(error):
         list(getattr(crm, entity).query(**filters))
+
+
+# -- ids that would show a customer ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("record_id", ["ada.canary@example.org", "+16125550002", "612 555 0002"])
+def test_a_mail_address_or_a_phone_number_is_no_id_and_is_not_repeated(
+    crm: CrmService, record_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for call in (
+        lambda: crm.find(record_id),
+        lambda: crm.update(record_id, {"city": "Edina"}, key="k"),
+    ):
+        with pytest.raises(DataError, match="mail address or a phone number") as caught:
+            call()
+        assert record_id not in caught.value.message
+
+    assert [(call.id, call.status) for call in crm.calls] == [("…", "data")] * 2
+    assert record_id not in caplog.text
+    assert shared_state().journal() == []
+
+
+def test_an_id_of_the_crm_that_looks_like_a_phone_number_is_used_and_not_written_down(
+    crm: CrmService, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert crm.find("612-555-0002") is None
+    assert crm.find("16125550002") is None
+
+    assert [call.id for call in crm.calls] == ["…", "16125550002"]
+    assert [line.rpartition(" ")[2] for line in caplog.messages] == ["…", "16125550002"]
+
+
+def test_an_error_does_not_name_ids_that_are_mail_addresses(crm: CrmService) -> None:
+    for row_id in ("ada.one@example.org", "ada.two@example.org"):
+        row = {"id": row_id, "name": "A", "status": "lead", "email": "two@example.org", "services": []}
+        shared_state().load("customers", [row])
+
+    with pytest.raises(Unclear) as caught:
+        crm.get_or_create({"email": "two@example.org"}, key="k")
+    with pytest.raises(Permanent) as gone:
+        crm.recheck("612-555-0002")
+
+    assert "@" not in caught.value.message
+    assert "555" not in gone.value.message
+
+
+# -- listings without an end -------------------------------------------------------------------------
+
+
+def endless(circle: bool) -> CrmService:
+    """Return a CRM whose listings never end: in a circle of two pages, or with ever new ones."""
+
+    class Endless(providers.get("mock")):  # type: ignore[misc]
+        asked = 0
+
+        def list_rows(self, entity: str, filters: Any, cursor: str) -> Rows:
+            self.asked += 1
+            return Rows([], str(self.asked % 2 if circle else self.asked))
+
+        def search_rows(self, entity: str, text: str, cursor: str) -> Rows:
+            return self.list_rows(entity, {}, cursor)
+
+    return CrmService(Endless(Connection()), guarded=False)
+
+
+@pytest.mark.parametrize("read", [lambda crm: list(crm.query()), lambda crm: crm.search("Ada")])
+@pytest.mark.parametrize(("circle", "calls"), [(True, 3), (False, MAX_PAGES)])
+def test_a_listing_without_an_end_is_a_data_error(
+    read: Callable[[CrmService], Any], circle: bool, calls: int
+) -> None:
+    crm = endless(circle)
+
+    with pytest.raises(DataError, match="customers") as caught:
+        read(crm)
+
+    assert crm.provider.asked == calls  # type: ignore[attr-defined]
+    assert (caught.value.reason, caught.value.origin) == ("pages", "crm")
+
+
+# -- what is known is not spoilt ---------------------------------------------------------------------
+
+
+def test_notes_of_several_lines_are_added_once(crm: CrmService) -> None:
+    crm.get_or_create({"phone": "+16125550002", "notes": "Intent: none"}, key="k0")
+    for number in range(3):
+        again, _ = open_service(guarded=False).get_or_create(
+            {"phone": "+16125550002", "notes": "Call summary: x\nIntent: quote\n"}, key=f"k{number}"
+        )
+    assert str(again.notes).splitlines() == ["Intent: none", "Call summary: x", "Intent: quote"]
+
+    other, _ = crm.get_or_create({"phone": "+16125550002", "notes": "Intent: none\nIntent: quote"}, key="k9")
+    assert str(other.notes).splitlines()[3:] == ["Intent: none", "Intent: quote"]
+
+
+def test_blank_text_and_what_is_no_phone_number_replace_nothing(crm: CrmService) -> None:
+    mail = "berta.bergstrom.2@example.com"
+    before = crm.find("cus_0002")
+
+    after, created = crm.get_or_create(
+        {"email": mail, "name": "   ", "phone": "unknown", "city": "\t", "notes": " \n"}, key="k"
+    )
+
+    assert (after, created) == (before, False)
+
+
+def test_what_is_no_phone_number_fills_an_empty_field_only(crm: CrmService) -> None:
+    made = crm.create({"name": "Zed", "status": "lead", "email": "zed@example.org", "phone": " "}, key="k1")
+    first, _ = crm.get_or_create({"email": "zed@example.org", "phone": "ask Ann"}, key="k2")
+    second, _ = crm.get_or_create({"email": "zed@example.org", "phone": "ask Bo"}, key="k3")
+    third, _ = crm.get_or_create({"email": "zed@example.org", "phone": "612 555 0199"}, key="k4")
+
+    assert made.id == first.id == second.id == third.id
+    assert (first.phone, second.phone, third.phone) == ("ask Ann", "ask Ann", "+16125550199")
+
+
+def test_addresses_are_compared_letter_by_letter_whatever_their_case(crm: CrmService) -> None:
+    crm.create({"name": "S", "status": "lead", "email": "straße@example.org"}, key="k1")
+
+    other, created = crm.get_or_create(
+        {"name": "T", "status": "lead", "email": "STRASSE@example.org"}, key="k2"
+    )
+    same, created_again = crm.get_or_create({"email": "Straße@Example.org"}, key="k3")
+
+    assert (created, created_again) == (True, False)
+    assert other.id != same.id

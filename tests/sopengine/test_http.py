@@ -667,8 +667,31 @@ def test_the_deadline_caps_the_total_time(wire: Wire) -> None:
     wire.script = lambda sock: time.sleep(1.5)
     started = time.monotonic()
 
-    assert error_of(wire, deadline=Left(0.2)).reason == "timeout"
+    error = error_of(wire, deadline=Left(0.2))
+
+    # It was our time that was over: of the other side this says nothing.
+    assert (type(error), error.reason, error.sent) == (Transient, "deadline", "maybe")
     assert time.monotonic() - started < 1.2
+
+
+def test_a_connection_that_the_deadline_cut_off_says_nothing_of_the_other_side() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        client = Client("crm", f"http://127.0.0.1:{full.getsockname()[1]}", connect_seconds=0.2)
+        found = []
+        for deadline in (Left(0.1), Left(9)):
+            with pytest.raises(Transient) as caught:
+                client.call("POST", "/x", label="x", body={}, deadline=deadline)
+            found.append((caught.value.reason, caught.value.sent))
+        for filler in fillers:
+            filler.close()
+
+    assert found == [("deadline", "no"), ("connect_timeout", "no")]
 
 
 def test_no_call_takes_longer_than_the_engine_allows(wire: Wire, settings: Any) -> None:
@@ -896,6 +919,19 @@ def test_the_log_has_one_line_per_call_without_secret_address_or_body(
         "crm POST x.find -> http_500",
     ]
     assert "CANARY" not in "".join(record.getMessage() for record in caplog.records)
+
+
+def test_an_answer_with_a_line_that_is_no_header_puts_no_address_into_the_log(
+    wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library warns of it, and quotes the whole address: a search has a customer there."""
+    caplog.set_level(logging.DEBUG)
+    wire.script = lambda sock: sock.sendall(reply(b'{"ok": true}', "200 OK", "this is no header"))
+
+    call(wire, path="/search", params=[("q", "CANARY@example.test")])
+
+    assert [record.name for record in caplog.records] == ["sopengine.http"]
+    assert "CANARY" not in caplog.text
 
 
 # -- single calls without a socket -------------------------------------------------------------------

@@ -134,6 +134,8 @@ def test_a_live_start_is_locked_down() -> None:
         ("PUBLIC_URL", "sop.example.com"),
         ("CRM_BASE_URL", "crm"),
         ("CRM_AUTH", "basic"),
+        ("CRM_API_KEY", "schl\u00fcssel-12345"),
+        ("CRM_API_KEY", "k" * 8_000),
         ("CHAT_WEBHOOK_URL", ""),
         ("CHAT_WEBHOOK_URL", "chat.example.com/hook"),
         ("HTTP_ALLOWED_HOSTS", "https://hooks.example.com"),

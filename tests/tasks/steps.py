@@ -65,10 +65,10 @@ class ListedCrm(Provider):
         """Return the record, or None."""
         return next((record for record in self.records if record.id == record_id), None)
 
-    def search(self, entity: str, text: str) -> list[Any]:
-        """Return the customers of whom a field is exactly this text."""
+    def search(self, entity: str, text: str, cursor: str = "") -> Page[Any]:
+        """Return the customers of whom a field is exactly this text, all on one page."""
         people = [record for record in self.records if isinstance(record, Customer)]
-        return [one for one in people if text in (one.name, one.email, one.phone)]
+        return Page(tuple(one for one in people if text in (one.name, one.email, one.phone)))
 
     def create(self, entity: str, attributes: Mapping[str, Any], key: str) -> Any:
         """Create once per key."""

@@ -4,8 +4,9 @@ import argparse
 import getpass
 import json
 import sys
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, NoReturn
 from uuid import UUID
 
 from django.core.exceptions import ValidationError
@@ -20,6 +21,8 @@ from credentials.rotation import Progress, rotate
 from credentials.vault import BadKeys, VaultError, sealed_prefix
 from sopengine import clock
 
+FARTHEST = timedelta(days=36_500)  # so far ahead every time zone can still count
+
 
 class Command(BaseCommand):
     """Secrets go in through the standard input or a prompt and never come out again."""
@@ -27,6 +30,7 @@ class Command(BaseCommand):
     help = "Store, list, test and revoke secrets of other systems; re-encrypt what is sealed"
 
     def add_arguments(self, parser: CommandParser) -> None:
+        parser.error = _discreet(parser.error)  # type: ignore[assignment]
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
         verb = verbs.add_parser("set", help="store a secret, read from the standard input or a prompt")
@@ -34,7 +38,7 @@ class Command(BaseCommand):
         verb.add_argument("--kind", choices=Credential.Kind.values, default=Credential.Kind.API_KEY.value)
         verb.add_argument("--label", default="", help="a note for staff")
         verb.add_argument("--scopes", default="", help="separated by spaces")
-        verb.add_argument("--expires-at", type=_moment, help="such as 2027-01-31T12:00")
+        verb.add_argument("--expires-at", type=_end, help="such as 2027-01-31T12:00")
         verb.add_argument(
             "--refresh-token",
             action="store_true",
@@ -115,8 +119,10 @@ class Command(BaseCommand):
         credential = store.credential_for(service, kind)
         if credential is None:
             if store.from_environment(service, kind) is None:
+                unused = _unused(service, kind)
                 raise CommandError(
-                    f"There is no {kind} for {service!r}: none stored is in force, and no setting holds one. "
+                    f"There is no {kind} for {service!r}: none stored is in force"
+                    f"{f', and {unused}' if unused else ', and no setting holds one'}. "
                     f"Store one with: credential set {service} --kind {kind}"
                 )
             source = store.ENVIRONMENT[service, kind]
@@ -140,6 +146,8 @@ class Command(BaseCommand):
         for credential in found:
             store.revoke(credential)
             self.stdout.write(f"Revoked {credential} {credential.pk}.")
+            if unused := _unused(credential.service, credential.kind):
+                self.stdout.write(f"{unused}; store another one with: credential set {credential.service}")
 
     def _rotate_keys(self, options: dict[str, Any]) -> None:
         done: list[Progress] = []
@@ -173,6 +181,12 @@ class Command(BaseCommand):
             self.stdout.write(f"Everything is sealed with the key {kid!r}; the database needs no older key.")
 
 
+def _unused(service: str, kind: str) -> str:
+    """Return in words that a setting does not stand in for what has ended; "" where none is set."""
+    name = store.unused_setting(service, kind)
+    return name and f"{name} is not used instead of it"
+
+
 def _read_secret() -> str:
     """Return the secret from a prompt, or from the standard input without its last line end."""
     if sys.stdin.isatty():
@@ -189,6 +203,30 @@ def _moment(text: str) -> datetime:
     if moment is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a moment; expected such as 2027-01-31T12:00")
     return make_aware(moment) if is_naive(moment) else moment
+
+
+def _end(text: str) -> datetime:
+    """Return the moment that `text` names, if a credential can end then."""
+    moment, now = _moment(text), clock.now()
+    if not now < moment < now + FARTHEST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot be its end; expected a moment from now on, within a hundred years"
+        )
+    return moment
+
+
+def _discreet(complain: Callable[[str], NoReturn]) -> Callable[[str], NoReturn]:
+    """Return a parser's `error` that repeats nothing of what it has no use for: it may be a secret."""
+
+    def error(message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments"):
+            message = (
+                "unrecognized arguments, not repeated here: a secret is read from the standard input or a "
+                "prompt, never from the command line, where others can see it"
+            )
+        complain(message)
+
+    return error
 
 
 def _count(text: str) -> int:

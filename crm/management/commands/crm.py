@@ -91,7 +91,9 @@ class Command(BaseCommand):
             default=12,
             help="so many past customers, and a third as many others; 0: an empty CRM (12)",
         )
-        serve.add_argument("--latency", type=float, default=0.0, metavar="MS", help="each answer waits (0)")
+        serve.add_argument(
+            "--latency", type=arguments.milliseconds, default=0.0, metavar="MS", help="each answer waits (0)"
+        )
         serve.add_argument(
             "--oauth", action="store_true", help="take only tokens of a login server that it starts beside it"
         )
