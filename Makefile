@@ -60,6 +60,7 @@ soak: $(TOOLS)
 bench: $(TOOLS)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt
 	@$(CLEAN) $(PY) -m bench.engine $(BENCH)
+	@$(CLEAN) $(PY) -m bench.inbox $(if $(findstring --quick,$(BENCH)),--quick)
 	@$(CLEAN) $(PY) -m bench.crm_client $(if $(findstring --quick,$(BENCH)),--quick)
 
 audit: $(TOOLS)

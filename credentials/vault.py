@@ -21,7 +21,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.apps import apps
 from django.conf import settings
@@ -222,6 +225,28 @@ def _read_hash_key() -> bytes:
 def _keep_hash_key(key: bytes) -> None:
     global _hash_key
     _hash_key = key
+
+
+# -- signatures of others ----------------------------------------------------------------------
+
+
+def is_signed_by(certificate: bytes, signature: bytes, text: bytes, *, digest: str) -> bool:
+    """Whether the RSA key in this PEM certificate made the signature (PKCS #1 v1.5; digest: sha1, sha256).
+
+    Whose certificate it is, is for the caller to know: only from where it came can say that.
+    """
+    try:
+        key = x509.load_pem_x509_certificate(certificate).public_key()
+    except ValueError:
+        return False
+    if not isinstance(key, rsa.RSAPublicKey):
+        return False
+    by = {"sha1": hashes.SHA1(), "sha256": hashes.SHA256()}[digest]  # noqa: S303 - the sender's choice  # nosec B303
+    try:
+        key.verify(signature, text, padding.PKCS1v15(), by)
+    except InvalidSignature:
+        return False
+    return True
 
 
 # -- which columns are sealed ------------------------------------------------------------------

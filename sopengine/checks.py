@@ -4,6 +4,7 @@ E001  a text sealed in the database cannot be opened with VAULT_KEYS      (check
 E002  the times of the engine do not fit into each other
 E003  CRM_PROVIDER is no provider
 E004  CHAT is no transport
+E005  HOOKS names a scheme or a reader that is none
 W001  the mock CRM serves with DEBUG off
 W002  Redis may throw wake-ups away                                        (check --deploy)
 W003  more database connections than the server gives                      (check --deploy)
@@ -27,6 +28,8 @@ from credentials import vault
 from credentials.models import HashKey
 from crm.provider import load_providers, providers
 from sopengine.registry import Registry, UnknownName
+from sopengine.signatures import schemes
+from tasks.readers import readers
 from tasks.transports import load_transports, transports
 
 Apps = Sequence[AppConfig] | None
@@ -64,7 +67,7 @@ def times_fit(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
 
 @register("engine")
 def names_are_known(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """What CRM_PROVIDER and CHAT name is there."""
+    """What CRM_PROVIDER, CHAT and HOOKS name is there."""
     load_providers()
     load_transports()
     found: list[CheckMessage] = []
@@ -72,6 +75,9 @@ def names_are_known(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
         found.append(Error(f"CRM_PROVIDER: {refused}", id="sopengine.E003"))
     if refused := _refusal(transports, settings.CHAT):
         found.append(Error(f"CHAT: {refused}", id="sopengine.E004"))
+    for source, (scheme, reader) in settings.HOOKS.items():
+        for refused in filter(None, (_refusal(schemes, scheme), _refusal(readers, reader))):
+            found.append(Error(f"HOOKS: {source}: {refused}", id="sopengine.E005"))
     return found
 
 

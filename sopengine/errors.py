@@ -100,15 +100,25 @@ class DataError(StepError):
 
 
 class Outdated(StepError):
-    """What a person approved is no longer so; `values` are the customer's fields as they are now."""
+    """What a person approved is no longer so.
+
+    `values` are the customer's fields as they are now; `back_to` is the key of the step to begin again
+    at, "" for the last draft before the last question.
+    """
 
     code = "outdated"
 
     def __init__(
-        self, message: str = "", *, values: Mapping[str, Any] | None = None, code: str | None = None
+        self,
+        message: str = "",
+        *,
+        values: Mapping[str, Any] | None = None,
+        code: str | None = None,
+        back_to: str = "",
     ) -> None:
         super().__init__(message, code=code, sent="no")
         self.values: Mapping[str, Any] = dict(values or {})
+        self.back_to = back_to
 
 
 class Unclear(StepError):

@@ -70,7 +70,7 @@ JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 
 Sign = Callable[[str, str, bytes], Mapping[str, str]]
-T = TypeVar("T", bound="Answer | int")
+T = TypeVar("T", bound="Answer | int | bytes")
 
 
 class Deadline(Protocol):
@@ -198,13 +198,29 @@ class Client:
         request = self._prepared("POST", path, content, JSON, headers)
         return self._told(label, request, lambda: self._exchange(request, deadline, self._taken))
 
+    def fetch(self, path: str, *, label: str, params: Iterable[tuple[str, str]] = ()) -> bytes:
+        """Read something that is no JSON, such as a certificate; what is not a 2xx is a StepError."""
+        query = urlencode(list(params))
+        request = self._prepared("GET", f"{path}{'?' if query else ''}{query}", None, JSON, {"Accept": "*/*"})
+        return self._told(label, request, lambda: self._exchange(request, None, self._raw))
+
+    def _raw(self, response: requests.Response) -> bytes:
+        if not 200 <= response.status_code < 300:
+            response.raw.close()
+            raise status_error(self.service, response.status_code, response.headers)
+        raw = _bytes(response, self.max_bytes + 1, unpack=True)
+        response.raw.close()
+        if len(raw) > self.max_bytes:
+            raise self._bad("too_large", f"answered with more than {self.max_bytes} bytes")
+        return raw
+
     def _told(self, label: str, request: requests.PreparedRequest, exchange: Callable[[], T]) -> T:
         """Make the exchange and write one line on how it ended."""
         started = time.monotonic()
         status = "error"
         try:
             answer = exchange()
-            status = str(answer if isinstance(answer, int) else answer.status)
+            status = {int: str(answer), bytes: "200"}.get(type(answer)) or str(getattr(answer, "status", ""))
             return answer
         except StepError as error:
             status = error.reason

@@ -8,7 +8,7 @@ from typing import Self
 from django.conf import settings
 from django.db import DatabaseError, connection
 
-from tasks import engine, wakeups
+from tasks import deliveries, engine, wakeups
 from tasks.sweep import sweep
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class DrainLoop(threading.Thread):
     def _round(self) -> bool:
         """Work once; return whether there is more. A database that is away costs a pause, not the loop."""
         try:
+            deliveries.process()
             report = engine.drain(stop=self._over.is_set)
             sweep()
         except DatabaseError as error:

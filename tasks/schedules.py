@@ -23,17 +23,22 @@ def next_slots(trigger: Mapping[str, Any], after: datetime, count: int) -> list[
 
 def schedule_in_words(trigger: Mapping[str, Any]) -> str:
     """Return when a SOP starts by itself, such as: Each Monday at 09:00, from 02-15 until 05-31."""
-    cron = str(trigger.get("schedule", ""))
+    cron, event = str(trigger.get("schedule", "")), _event_in_words(trigger)
     if not cron:
-        return (
-            "Only when a person or another SOP starts it"
-            if not trigger.get("event")
-            else f"On “{trigger['event']}”"
-        )
+        return event or "Only when a person or another SOP starts it"
     season = f", from {trigger['from']}" if trigger.get("from") else ""
     season += f" until {trigger['until']}" if trigger.get("until") else ""
     zone = str(trigger.get("timezone", "")).replace("_", " ")
-    return f"{_cron_in_words(cron)}{season}{f' ({zone})' if zone else ''}"
+    also = f"; also {event[0].lower()}{event[1:]}" if event else ""
+    return f"{_cron_in_words(cron)}{season}{f' ({zone})' if zone else ''}{also}"
+
+
+def _event_in_words(trigger: Mapping[str, Any]) -> str:
+    """Return which events start a SOP, such as: On “job.completed” or “job.closed” from crm; "" for none."""
+    names = trigger.get("event") or []
+    told = " or ".join(f"“{name}”" for name in ([names] if isinstance(names, str) else names))
+    source = f" from {trigger['source']}" if trigger.get("source") else ""
+    return f"On {told}{source}" if told else ""
 
 
 def _cron_in_words(cron: str) -> str:

@@ -5,7 +5,9 @@ reads. Losing one costs at most one sweep period, so sending one may never fail 
 """
 
 import logging
+import os
 import threading
+import time
 
 from celery import current_app
 from django.conf import settings
@@ -13,10 +15,13 @@ from django.db import transaction
 
 DRAIN = "engine.drain"
 SWEEP = "engine.sweep"
+MOMENT = 0.1  # seconds between two wake-ups of `wake_soon`
 EXPIRES = 600  # seconds; after a long backlog old wake-ups evaporate, the sweep makes new ones
 
 log = logging.getLogger(__name__)
 _flag = threading.Event()
+_thread: "_Sender | None" = None
+_one_at_a_time = threading.Lock()
 
 
 def wake(count: int = 1) -> None:
@@ -26,6 +31,47 @@ def wake(count: int = 1) -> None:
         _send(DRAIN, count, EXPIRES)
 
     transaction.on_commit(send, robust=True)
+
+
+def wake_soon() -> None:
+    """Send one wake-up soon after the present transaction is committed; never raises and never waits.
+
+    For who is asked often and must answer fast: what is asked for while one is being sent is one more.
+    """
+
+    def ask() -> None:
+        _flag.set()
+        if settings.REDIS_URL:
+            _sender().asked.set()
+
+    transaction.on_commit(ask, robust=True)
+
+
+class _Sender(threading.Thread):
+    """Sends wake-ups for this process; what it has not sent when the process ends, the sweep makes good."""
+
+    def __init__(self) -> None:
+        super().__init__(name="wake-ups", daemon=True)
+        self.asked = threading.Event()
+        self.process = os.getpid()
+
+    def run(self) -> None:
+        """Send one for all that have asked, wait a moment, and again."""
+        while True:
+            self.asked.wait()
+            self.asked.clear()  # before it is sent: who asks from now on gets another one
+            _send(DRAIN, 1, EXPIRES)
+            time.sleep(MOMENT)
+
+
+def _sender() -> _Sender:
+    """Return the thread of this process; a forked process has none of its parent's."""
+    global _thread
+    with _one_at_a_time:
+        if _thread is None or _thread.process != os.getpid() or not _thread.is_alive():
+            _thread = _Sender()
+            _thread.start()
+        return _thread
 
 
 def wait(timeout: float) -> bool:

@@ -53,6 +53,14 @@ def test_times_that_do_not_fit_are_named(settings: Settings, changes: dict[str, 
     assert any(message.msg.startswith(said) for message in messages)
 
 
+def test_a_hook_that_nobody_can_check_or_read_is_named(settings: Settings) -> None:
+    settings.HOOKS = {"mail": ("sns", "sns"), "jobs": ("md5", "csv")}
+    scheme, reader = checks.names_are_known(None)
+    assert {scheme.id, reader.id} == {"sopengine.E005"}
+    assert scheme.msg.startswith("HOOKS: jobs: unknown signature scheme 'md5'; known: hmac, sha256")
+    assert reader.msg.startswith("HOOKS: jobs: unknown reader 'csv'; known: form, json, mail")
+
+
 def test_unknown_providers_and_transports_are_named_with_those_there_are(settings: Settings) -> None:
     assert ids(checks.names_are_known) == []
     settings.CRM_PROVIDER, settings.CHAT = "nosuch", "pigeon"
@@ -62,11 +70,13 @@ def test_unknown_providers_and_transports_are_named_with_those_there_are(setting
     assert "console" in transport.msg
 
 
-def test_a_transport_of_a_later_version_is_an_error(settings: Settings) -> None:
-    settings.CHAT = "slack"
-    (message,) = checks.names_are_known(None)
-    assert message.id == "sopengine.E004"
-    assert "webhook" in message.msg
+@pytest.mark.django_db
+def test_slack_without_a_token_is_warned_of(settings: Settings) -> None:
+    settings.CHAT, settings.SLACK_BOT_TOKEN = "slack", ""
+    assert ids(checks.names_are_known) == []
+    (message,) = checks.chat_can_post(None)
+    assert message.id == "sopengine.W006"
+    assert "SLACK_BOT_TOKEN" in message.msg
 
 
 @pytest.mark.django_db

@@ -1,0 +1,207 @@
+"""Mail that comes in: from its bytes to what it says, and from there to events.
+
+Nothing in a mail is believed but what it says of itself: who it is from is a claim. What makes it one
+message is its Message-ID, however often it is delivered.
+"""
+
+import email.errors
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from email import message_from_bytes
+from email.header import decode_header, make_header
+from email.message import Message
+from email.utils import getaddresses, parseaddr
+from html.parser import HTMLParser
+from typing import Any
+
+from django.conf import settings
+
+from sopengine.errors import DataError
+from sopengine.http import clean_text
+from tasks import replies
+from tasks.events import Event
+
+RECEIVED = "mail.received"
+REPLIED = "replied"  # tells the run that its mail was answered
+REPLY = "mail.reply"  # tells SOPs that want to know of every answer
+LONGEST_BODY = 20_000  # characters
+LONGEST_LINE = 300
+MOST_RECIPIENTS = 100
+
+_TO = ("to", "cc", "delivered-to", "x-original-to", "envelope-to", "x-forwarded-to")
+_BULK = frozenset({"bulk", "junk", "list", "auto_reply", "auto-reply"})
+_NO_PERSON = re.compile(
+    r"(mailer-daemon|postmaster|no-?reply|do-?not-?reply)([+._-][^@]*)?@.*", re.IGNORECASE
+)
+_BREAKS = frozenset({"p", "br", "div", "tr", "li", "h1", "h2", "h3", "table", "ul", "ol", "blockquote"})
+_SILENT = frozenset({"script", "style", "head", "title"})
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One message: who it says it is from, what it says, and to which addresses it came."""
+
+    sender: str
+    name: str = ""
+    subject: str = ""
+    body: str = ""
+    message_id: str = ""
+    recipients: tuple[str, ...] = ()
+    automatic: bool = False
+    phone: str = ""
+    more: Mapping[str, str] = field(default_factory=dict)
+
+
+def events_of(mail: Incoming, source: str, otherwise: str) -> list[Event]:
+    """Return what a message means: an answer to one of our mails, or news; nothing if it is our own.
+
+    `otherwise` is what makes it one message where it has no Message-ID. An answer that a machine gave
+    (out of office, could not be delivered) tells nobody anything.
+    """
+    own = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].lower()
+    if mail.sender.lower() == own:
+        return []
+    id_ = mail.message_id or otherwise
+    data = {
+        "email_from": mail.sender,
+        "email_name": mail.name,
+        "email_subject": mail.subject,
+        "email_body": mail.body,
+        "email_message_id": id_,
+        "email_to": ", ".join(mail.recipients)[:LONGEST_LINE],
+        "is_auto_reply": mail.automatic,
+        "phone": mail.phone,
+        **mail.more,
+    }
+    task = replies.task_of(mail.recipients)
+    if task is None:
+        return [Event(RECEIVED, id_, data, source)]
+    if mail.automatic:
+        return []
+    return [Event(REPLIED, id_, source=source, task=task), Event(REPLY, id_, data, source)]
+
+
+# -- MIME ------------------------------------------------------------------------------------------
+
+
+def parsed(raw: bytes, recipients: Iterable[str] = ()) -> Incoming:
+    """Return the message in these bytes; `recipients` are those of its envelope. DataError if it is none."""
+    message = message_from_bytes(raw)
+    name, sender = parseaddr(_header(message, "from"))
+    if "@" not in sender:
+        raise DataError("the mail says nothing of who it is from", code="no_sender")
+    pairs = getaddresses([value for header in _TO for value in _headers(message, header)])
+    everyone = dict.fromkeys([*recipients, *(address for _, address in pairs if "@" in address)])
+    return Incoming(
+        sender=line(sender),
+        name=line(name),
+        subject=line(_header(message, "subject")),
+        body=_text(message),
+        message_id=message_id(_header(message, "message-id")),
+        recipients=tuple(everyone)[:MOST_RECIPIENTS],
+        automatic=is_automatic(
+            {name.lower(): _header(message, name) for name in message.keys()},  # noqa: SIM118
+            sender,
+            message.get_content_type(),
+        ),
+    )
+
+
+def is_automatic(headers: Mapping[str, str], sender: str, kind: str = "") -> bool:
+    """Whether a machine wrote it, as its headers (names in lower case), sender or media type say."""
+    said = headers.get("auto-submitted", "no").partition(";")[0].strip().lower()
+    return (
+        said not in ("", "no")
+        or headers.get("precedence", "").strip().lower() in _BULK
+        or any(name in headers for name in ("x-autoreply", "x-autorespond", "x-auto-response-suppress"))
+        or headers.get("return-path", "").strip() == "<>"
+        or kind in ("multipart/report", "message/delivery-status")
+        or bool(_NO_PERSON.fullmatch(sender))
+    )
+
+
+def message_id(text: str) -> str:
+    """Return a Message-ID without its angle brackets; "" if it is none."""
+    return line(text).strip("<> \t")[:LONGEST_LINE]
+
+
+def line(text: str) -> str:
+    """Return a text as one line that every database takes."""
+    return " ".join(clean_text(text).split())[:LONGEST_LINE]
+
+
+def text_of(body: str) -> str:
+    """Return a text of many lines that every database takes, not too long."""
+    plain = clean_text(body).replace("\r\n", "\n").replace("\r", "\n").strip()
+    return plain if len(plain) <= LONGEST_BODY else plain[:LONGEST_BODY].rstrip() + " …"
+
+
+def text_of_html(html: str) -> str:
+    """Return what a reader of the page reads, without its form."""
+    reader = _Words()
+    reader.feed(html)
+    reader.close()
+    lines = (" ".join(part.split()) for part in "".join(reader.words).split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+class _Words(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.words: list[str] = []
+        self._silent = 0
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self._silent += tag in _SILENT
+        if tag in _BREAKS:
+            self.words.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent -= tag in _SILENT and self._silent > 0
+        if tag in _BREAKS:
+            self.words.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self.words.append(" ".join(data.split("\n")))
+
+
+def _headers(message: Message, name: str) -> list[str]:
+    return [_decoded(str(value)) for value in message.get_all(name, [])]
+
+
+def _header(message: Message, name: str) -> str:
+    return next(iter(_headers(message, name)), "")
+
+
+def _decoded(value: str) -> str:
+    """Return a header as text; as it stands where its encoding is broken."""
+    try:
+        return str(make_header(decode_header(value)))
+    except (email.errors.MessageError, LookupError, ValueError):
+        return value
+
+
+def _text(message: Message) -> str:
+    """Return the first plain text of the message, else the first page of HTML as text, else ""."""
+    page = ""
+    for part in message.walk():
+        if part.is_multipart() or part.get_content_disposition() == "attachment":
+            continue
+        kind = part.get_content_type()
+        if kind == "text/plain" and (text := text_of(_content(part))):
+            return text
+        if kind == "text/html" and not page:
+            page = _content(part)
+    return text_of(text_of_html(page))
+
+
+def _content(part: Message) -> str:
+    raw = part.get_payload(decode=True)
+    if not isinstance(raw, bytes):
+        return ""
+    try:
+        return raw.decode(part.get_content_charset("utf-8"), "replace")
+    except LookupError:
+        return raw.decode("latin-1")
