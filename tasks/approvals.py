@@ -5,29 +5,40 @@ task, all in one transaction. Whoever comes second, late, without permission or 
 that the question does not have is refused, and told why.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
-from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractUser
 from django.db import transaction
 from django.db.models import Q
 from django.utils.html import escape
 
 from credentials import vault
-from tasks import engine, journal
+from tasks import engine, journal, questions
 from tasks.models import Approval, Task
+from tasks.questions import EDITABLE, PERMISSION, TABLE, Option, State, decision, draft_of
 
-TABLE = "tasks_approval"
-PERMISSION = "tasks.answer_approval"
-EDITABLE = ("subject", "text", "html")
+__all__ = [
+    "PERMISSION",
+    "AnswerRefused",
+    "BatchResult",
+    "answer",
+    "answer_batch",
+    "approve_rest",
+    "decision",
+    "draft_of",
+    "hand_over",
+    "html_of",
+]
+
 LONGEST_SUBJECT = 250
-State = Approval.State
 OVER = {Task.Status.COMPLETED: "done", Task.Status.FAILED: "failed", Task.Status.CANCELLED: "cancelled"}
+GONE = "There is no such question."
+
+log = logging.getLogger(__name__)
 
 
 class AnswerRefused(Exception):
@@ -40,50 +51,6 @@ class BatchResult:
 
     answered: tuple[UUID, ...]
     refused: Mapping[UUID, str]
-
-
-# -- reading -------------------------------------------------------------------------------------
-
-
-def draft_of(approval: Approval) -> dict[str, str] | None:
-    """Return {"question", "to", "subject", "text", "html"}, as answered if it was; None once it is gone."""
-    content = _content(approval)
-    if content is None:
-        return None
-    draft = content.get("final") or content.get("draft") or {}
-    return {
-        "question": content["question"],
-        **{name: draft.get(name, "") for name in ("to", *EDITABLE)},
-    }
-
-
-def _content(approval: Approval) -> dict[str, Any] | None:
-    if approval.sealed is None:
-        return None
-    content: dict[str, Any] = vault.unseal(approval.sealed, table=TABLE, row=str(approval.pk), field="sealed")
-    return content
-
-
-def decision(approval: Approval) -> str:
-    """Return as a sentence what became of a question: who decided what, and when."""
-    if approval.state == State.ANSWERED:
-        label = next((o["label"] for o in approval.options if o["key"] == approval.choice), approval.choice)
-        who = approval.answered_by.get_username() if approval.answered_by else "Somebody at the command line"
-        return f"{who} chose “{label}” on {_when(approval.answered_at)}."
-    if approval.state == State.EXPIRED or (
-        approval.expires_at is not None and approval.expires_at <= journal.database_now()
-    ):
-        return f"Nobody answered in time; the question ended on {_when(approval.expires_at)}."
-    if approval.state == State.VOID:
-        return "The question was withdrawn, because what it was about has changed."
-    return "Nobody has answered yet."
-
-
-def _when(moment: datetime | None) -> str:
-    if moment is None:
-        return "an unknown day"
-    local = moment.astimezone(ZoneInfo(settings.TIME_ZONE))
-    return f"{local.day} {local:%B %Y} at {local:%H:%M}"
 
 
 # -- answering -----------------------------------------------------------------------------------
@@ -100,40 +67,81 @@ def answer(
 
     `edited` has the parts of subject, text and html that replace the draft's, for an option to edit.
     """
-    _check_permission(by)
-    pk = _known(approval_id)
-    journal.patiently(lambda: _answer(pk, choice, by, edited))
-    return Approval.objects.get(pk=pk)
+    return _changed(approval_id, by, lambda pk, person: _answer(pk, choice, person, edited))
 
 
 def answer_batch(ids: Iterable[UUID | str], choice: str, *, by: AbstractUser | None) -> BatchResult:
     """Give the same answer to many questions, each for itself: one that refuses it stops no other."""
+    return _each(ids, lambda approval_id: answer(approval_id, choice, by=by))
+
+
+def approve_rest(ids: Iterable[UUID | str], *, by: AbstractUser | None) -> BatchResult:
+    """Say yes to the drafts of these questions as they are, each for itself."""
+    wanted = [_known(one) for one in ids]
+    options = dict(Approval.objects.filter(pk__in=wanted).values_list("pk", "options"))
+
+    def approve(approval_id: UUID) -> None:
+        option = questions.approving(options.get(approval_id, ()))
+        if approval_id in options and option is None:
+            raise AnswerRefused("This question is no draft to approve; open it to answer.")
+        answer(approval_id, option["key"] if option else "", by=by)
+
+    return _each(wanted, approve)
+
+
+def _each(ids: Iterable[UUID | str], act: Callable[[UUID], object]) -> BatchResult:
     answered: list[UUID] = []
     refused: dict[UUID, str] = {}
-    for approval_id in sorted({UUID(str(one)) for one in ids}):
+    for approval_id in sorted({_known(one) for one in ids}):
         try:
-            answer(approval_id, choice, by=by)
+            act(approval_id)
             answered.append(approval_id)
         except AnswerRefused as error:
             refused[approval_id] = str(error)
     return BatchResult(tuple(answered), refused)
 
 
+def _changed(
+    approval_id: UUID | str,
+    by: AbstractUser | None,
+    change: Callable[[UUID, AbstractUser | None], None],
+) -> Approval:
+    """Make a person's change to a question and return it; a refusal is logged, by numbers."""
+    pk = _known(approval_id)
+    try:
+        person = _as_now(by)
+        journal.patiently(lambda: change(pk, person))
+    except AnswerRefused:
+        log.info("refused: question %s, user %s", pk, by.pk if by else "none")
+        raise
+    return Approval.objects.select_related("answered_by", "assignee").get(pk=pk)
+
+
 def _known(approval_id: UUID | str) -> UUID:
     try:
         return UUID(str(approval_id))
     except ValueError:
-        raise AnswerRefused("There is no such question.") from None
+        raise AnswerRefused(GONE) from None
+
+
+def _as_now(by: AbstractUser | None) -> AbstractUser | None:
+    """Return the person as the table knows them at this moment: what a caller holds may be of yesterday."""
+    if by is None:
+        return None
+    person: AbstractUser | None = get_user_model().objects.filter(pk=by.pk).first()
+    if person is None or not person.is_active:
+        raise AnswerRefused(f"{by.get_username()} may not answer any more: this login is switched off.")
+    if not questions.may_answer(person):
+        raise AnswerRefused(f"{by.get_username()} may not answer questions; ask an administrator for it.")
+    return person
 
 
 @transaction.atomic
 def _answer(pk: UUID, choice: str, by: AbstractUser | None, edited: Mapping[str, str] | None) -> None:
-    task = Task.objects.select_for_update(of=("self",)).filter(approvals=pk).first()
-    if task is None:
-        raise AnswerRefused("There is no such question.")
-    approval = Approval.objects.select_related("answered_by").get(pk=pk)
+    task, approval = _locked(pk)
     _check_open(approval, task)
-    content = _content(approval)
+    _check_allowed(approval, by)
+    content = questions.content_of(approval)
     if content is None:
         raise AnswerRefused("The text of this question is gone; it can no longer be answered.")
     draft: dict[str, str] = content.get("draft") or {}
@@ -144,24 +152,33 @@ def _answer(pk: UUID, choice: str, by: AbstractUser | None, edited: Mapping[str,
         raise AnswerRefused("The run no longer takes answers.")
 
 
-def _check_permission(by: AbstractUser | None) -> None:
-    if by is not None and not (by.is_active and by.has_perm(PERMISSION)):
-        raise AnswerRefused(f"{by.get_username()} may not answer questions; ask an administrator for it.")
+def _locked(pk: UUID) -> tuple[Task, Approval]:
+    """Return a question with its run, which nobody else changes until the transaction ends."""
+    task = Task.objects.select_for_update(of=("self",)).filter(approvals=pk).first()
+    if task is None:
+        raise AnswerRefused(GONE)
+    return task, Approval.objects.select_related("answered_by").get(pk=pk)
 
 
 def _check_open(approval: Approval, task: Task) -> None:
     """Refuse what came late, or speaks of a step that the run has left."""
-    late = approval.expires_at is not None and approval.expires_at <= journal.database_now()
-    if approval.state != State.OPEN or late:
+    if approval.state != State.OPEN or questions.is_late(approval):
         raise AnswerRefused(decision(approval))
     if task.status in OVER:
         raise AnswerRefused(f"The run is {OVER[Task.Status(task.status)]}; its question is no longer open.")
     if (task.step, task.visit) != (approval.step, approval.visit):
         raise AnswerRefused("The run has moved on; this question is out of date.")
+    if questions.is_withdrawn(task):
+        raise AnswerRefused("What this question is about has just changed; it is withdrawn.")
 
 
-def _option(approval: Approval, choice: str) -> dict[str, str]:
-    options: Sequence[dict[str, str]] = approval.options
+def _check_allowed(approval: Approval, by: AbstractUser | None) -> None:
+    if why := questions.why_not(approval, by):
+        raise AnswerRefused(why)
+
+
+def _option(approval: Approval, choice: str) -> Option:
+    options: Sequence[Option] = approval.options
     for option in options:
         if option["key"] == choice:
             return option
@@ -180,6 +197,40 @@ def _take(
     )
     if not taken:
         raise AnswerRefused(decision(Approval.objects.select_related("answered_by").get(pk=approval.pk)))
+    _tell_again(approval.pk)
+
+
+def _tell_again(pk: UUID) -> None:
+    """Have the message that lists this question say what has become of it; the row is ours by now."""
+    told = Approval.objects.filter(pk=pk, message__isnull=False).values_list("message_id", flat=True)
+    journal.tell_again(list(told))
+
+
+# -- handing over ----------------------------------------------------------------------------------
+
+
+def hand_over(approval_id: UUID | str, to: AbstractUser, *, by: AbstractUser | None) -> Approval:
+    """Give an open question to a colleague, who is told of it; AnswerRefused says why not.
+
+    Nobody loses the right to answer by it, but a link in a mail to whoever had it before is spent.
+    """
+    return _changed(approval_id, by, lambda pk, person: _hand_over(pk, to, person))
+
+
+@transaction.atomic
+def _hand_over(pk: UUID, to: AbstractUser, by: AbstractUser | None) -> None:
+    task, approval = _locked(pk)
+    _check_open(approval, task)
+    _check_allowed(approval, by)
+    taker = _as_now(to)
+    assert taker is not None
+    if questions.why_not(approval, taker):
+        raise AnswerRefused(f"{taker.get_username()} is not one of those who may answer this question.")
+    if approval.assignee_id == taker.pk:
+        raise AnswerRefused(f"{taker.get_username()} has this question already.")
+    _tell_again(pk)
+    if not Approval.objects.filter(pk=pk, state=State.OPEN).update(assignee=taker, message=None):
+        raise AnswerRefused(decision(Approval.objects.select_related("answered_by").get(pk=pk)))
 
 
 # -- the approved text ---------------------------------------------------------------------------

@@ -16,19 +16,19 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_POST
 
 from sopengine import clock
-from tasks import approvals, pages, timeline
+from tasks import approvals, pages, questions, timeline
 from tasks.definition import SopDef, from_json
 from tasks.forms import DraftForm
 from tasks.models import Approval, Task
 from tasks.outcome import handlers
 from tasks.overview import STATES
+from tasks.questions import Option, approving
 
 CARDS_PER_RUN = 25
 CARDS_IN_ALL = 200
 TYPED_ABOVE = 25  # an answer to more questions than this asks for the number, typed
 MAY_SEE = ("tasks.view_approval", "tasks.change_approval", pages.MAY_ANSWER)
-WITH_RUN = ("task__version__sop", "task__parent__version__sop")
-Option = dict[str, str]
+WITH_RUN = ("task__version__sop", "task__parent__version__sop", "assignee")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Batch:
     total: int
     cards: list[Card] = field(default_factory=list)
     approve: Option | None = None
+    begun: bool = False  # some of the run's questions have been answered
 
     @property
     def ids(self) -> str:
@@ -115,7 +116,11 @@ def _batches(request: HttpRequest, run: uuid.UUID | None, now: datetime) -> list
         batch = batches.setdefault(owner.pk, Batch(owner, totals[owner.pk]))
         if run or len(batch.cards) < CARDS_PER_RUN:
             batch.cards.append(_card(request, approval, now))
-            batch.approve = batch.approve or _approving(approval.options)
+            batch.approve = batch.approve or approving(approval.options)
+    answered = Approval.objects.filter(state=Approval.State.ANSWERED)
+    known = answered.annotate(batch=Coalesce("task__parent_id", "task_id")).filter(batch__in=list(batches))
+    for owner_id in known.order_by().values_list("batch", flat=True).distinct():
+        batches[owner_id].begun = True
     return list(batches.values())
 
 
@@ -144,13 +149,8 @@ def _recent() -> list[Approval]:
 # -- what an answer means --------------------------------------------------------------------------
 
 
-def _approving(options: Iterable[Option]) -> Option | None:
-    """Return the option that says yes to the draft as it is."""
-    return next((option for option in options if option["outcome"] == "approve"), None)
-
-
 def _if_yes(approval: Approval) -> str:
-    option = _approving(approval.options)
+    option = approving(approval.options)
     if option is None:
         labels = " · ".join(option["label"] for option in approval.options)
         return f"Choose: {labels}"
@@ -216,8 +216,10 @@ def question(request: HttpRequest, number: uuid.UUID) -> HttpResponse:
 def _question(request: HttpRequest, approval: Approval, form: DraftForm | None) -> HttpResponse:
     user, now = pages.staff(request), clock.now()
     draft = pages.draft_for(approval, user)
+    why_not = questions.why_not(approval, user)
+    new_text = form.data.get("text", "") if form else ""
     letter = draft if draft.get("text") or draft.get("html") else _letter_before(approval, user)
-    editing = next((option for option in approval.options if option["outcome"] == "edit"), None)
+    editing = questions.editing(approval.options)
     return pages.page(
         request,
         "tasks/question.html",
@@ -232,8 +234,14 @@ def _question(request: HttpRequest, approval: Approval, form: DraftForm | None) 
         decision=approvals.decision(approval),
         open=approval.state == Approval.State.OPEN,
         answer=pages.may(request, pages.MAY_ANSWER),
-        options=[_told(approval, option) for option in approval.options if option["outcome"] != "edit"],
-        editing=editing and _told(approval, editing),
+        options=[told(approval, option) for option in approval.options if option["outcome"] != "edit"],
+        editing=editing and told(approval, editing),
+        preview_text=approvals.html_of(new_text),
+        preview_subject=form.data.get("subject", "") if form else "",
+        why_not=why_not,
+        barred=bool(why_not) or not user.has_perm(pages.MAY_ANSWER),
+        whom=questions.whom_it_is_for(approval),
+        colleagues=questions.colleagues(approval) if approval.state == Approval.State.OPEN else [],
         form=form or DraftForm(initial={"subject": draft.get("subject"), "text": draft.get("text")}),
         if_nothing=if_nothing(approval, now),
         now=now,
@@ -254,7 +262,8 @@ def _hidden_or_gone(approval: Approval, draft: dict[str, Any], user: User) -> st
     return _hidden(draft)
 
 
-def _told(approval: Approval, option: Option) -> dict[str, str]:
+def told(approval: Approval, option: Option) -> dict[str, str]:
+    """Return an option with what it does (`effect`) and how its button looks (`tone`)."""
     tone = {"approve": "good", "decline": "bad", "again": "alert"}.get(option["outcome"], "plain")
     return {**option, "effect": effect_of(approval, option), "tone": tone}
 
@@ -271,9 +280,10 @@ def answer(request: HttpRequest, number: uuid.UUID) -> HttpResponse:
     choice = request.POST.get("choice", "")
     option = next((option for option in approval.options if option["key"] == choice), None)
     edited = None
-    if option and option["outcome"] == "edit":
+    shows = "preview" in request.POST and questions.editing(approval.options) is not None
+    if shows or (option and option["outcome"] == "edit"):
         form = DraftForm(request.POST)
-        if not form.is_valid():
+        if shows or not form.is_valid():
             return _question(request, approval, form)
         edited = {"subject": form.cleaned_data["subject"], "text": form.cleaned_data["text"]}
     who = pages.about(approval.task, pages.staff(request)) or "The question"
@@ -285,6 +295,27 @@ def answer(request: HttpRequest, number: uuid.UUID) -> HttpResponse:
     assert option is not None
     messages.success(request, f"{who}: {option['label']}. Now {effect_of(approval, option)}")
     return redirect(_next_after(approval))
+
+
+@require_POST
+def hand_over(request: HttpRequest, number: uuid.UUID) -> HttpResponse:
+    """Give a question to a colleague; a refusal says why."""
+    pages.require(request, *MAY_SEE)
+    approval = _approval(number)
+    to = User.objects.filter(username=request.POST.get("to", "").replace("\0", "")).first()
+    if to is None:
+        messages.error(request, "Not handed over: choose a colleague.")
+        return redirect("admin:tasks_approval_change", number)
+    try:
+        approvals.hand_over(number, to, by=pages.staff(request))
+    except approvals.AnswerRefused as refusal:
+        messages.error(request, f"Not handed over: {refusal}")
+    else:
+        pages.log(request, approval, f"handed over to {to.get_username()}")
+        messages.success(
+            request, f"Handed over to {to.get_full_name() or to.get_username()}, who is told of it."
+        )
+    return redirect("admin:tasks_approval_change", number)
 
 
 def _next_after(approval: Approval) -> str:
@@ -311,7 +342,7 @@ def batch(request: HttpRequest) -> HttpResponse:
         .select_related(*WITH_RUN)
         .order_by("created_at", "pk")
     )
-    takes = [approval for approval in found if (_approving(approval.options) or {}).get("key")]
+    takes = [approval for approval in found if (approving(approval.options) or {}).get("key")]
     if not takes:
         messages.warning(request, "These questions have been answered already; nothing was changed.")
         return redirect("admin:tasks_approval_changelist")
@@ -323,7 +354,7 @@ def batch(request: HttpRequest) -> HttpResponse:
 
 def _confirm(request: HttpRequest, takes: list[Approval], shown: int, *, wrong: bool) -> HttpResponse:
     user = pages.staff(request)
-    option = _approving(takes[0].options)
+    option = approving(takes[0].options)
     assert option is not None
     return pages.page(
         request,
@@ -342,21 +373,12 @@ def _confirm(request: HttpRequest, takes: list[Approval], shown: int, *, wrong: 
 
 
 def _answer_all(request: HttpRequest, takes: list[Approval]) -> HttpResponse:
-    by_choice: dict[str, list[uuid.UUID]] = {}
-    for approval in takes:
-        option = _approving(approval.options)
-        assert option is not None
-        by_choice.setdefault(option["key"], []).append(approval.pk)
-    results = [
-        approvals.answer_batch(ids, choice, by=pages.staff(request)) for choice, ids in by_choice.items()
-    ]
-    done = sum(len(result.answered) for result in results)
-    refused = [why for result in results for why in result.refused.values()]
-    if done:
-        messages.success(request, f"{done} approved. They go on now, a few at a time.")
-    if refused:
-        reasons = " ".join(dict.fromkeys(refused))
-        messages.warning(request, f"{len(refused)} not taken. {reasons}")
+    result = approvals.approve_rest([approval.pk for approval in takes], by=pages.staff(request))
+    if result.answered:
+        messages.success(request, f"{len(result.answered)} approved. They go on now, a few at a time.")
+    if result.refused:
+        reasons = " ".join(dict.fromkeys(result.refused.values()))
+        messages.warning(request, f"{len(result.refused)} not taken. {reasons}")
     return redirect("admin:tasks_approval_changelist")
 
 

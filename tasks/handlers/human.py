@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
-from tasks.calendars import parse_duration
-from tasks.outcome import Ask, DataError, Decision, Open, Option, Outcome, StepRun, handler
+from tasks.calendars import parse_span
+from tasks.outcome import Aside, Ask, DataError, Decision, Open, Option, Outcome, StepRun, handler
 
 
 def _checked_duration(text: str | int) -> str | int:
-    parse_duration(text)
+    parse_span(text)
     return text
 
 
 Duration = Annotated[str | int, AfterValidator(_checked_duration)]
+_WHO = r"^(group:)?[^\s:][^:]*$"
+Who = Annotated[str, StringConstraints(strip_whitespace=True, pattern=_WHO, max_length=150)]
+EventName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
 
 
 class Draft(BaseModel):
@@ -67,11 +70,17 @@ def ask(
     escalate: Duration | None = "24h",
     expire: Duration | None = "48h",
     then: Literal["decline", "escalate", "continue"] = "decline",
+    who: Sequence[Who] = (),
+    not_asker: bool = False,
+    void_on: Sequence[EventName] = (),
+    void_to: Aside = "complete",
 ) -> Outcome:
     """Ask a person and wait for the answer.
 
     `draft` is what the customer would get; what is approved is what later steps send. Times count
-    from the question; `then` says what happens when nobody has answered until `expire`.
+    from the question; `then` says what happens when nobody has answered until `expire`. Only `who`
+    (logins, or `group:office`) may answer, and with `not_asker` never the one who started the run.
+    An event in `void_on` withdraws the question: the run goes on at `void_to`.
     """
     _check(question, options)
     return Ask(
@@ -79,10 +88,14 @@ def ask(
         options=[Option(key=o.key, label=o.label, outcome=o.outcome) for o in options],
         draft=draft.model_dump() if draft else {},
         channel=channel or step.channel,
-        remind_after=[_seconds(after) for after in remind],
-        escalate_after=None if escalate is None else _seconds(escalate),
-        expire_after=None if expire is None else _seconds(expire),
+        remind_after=[_seconds(step, after) for after in remind],
+        escalate_after=None if escalate is None else _seconds(step, escalate),
+        expire_after=None if expire is None else _seconds(step, expire),
         then=then,
+        who=list(who),
+        not_asker=not_asker,
+        void_on=list(void_on),
+        void_to=void_to,
     )
 
 
@@ -96,5 +109,6 @@ def _check(question: str, options: Sequence[Choice]) -> None:
         raise DataError("Two options have the same key; each needs its own.")
 
 
-def _seconds(text: str | int) -> float:
-    return parse_duration(text).total_seconds()
+def _seconds(step: StepRun, span: str | int) -> float:
+    """Return the real seconds of a span from now; "2 working days" ends on a day that is one."""
+    return (step.calendar.later(step.now, span) - step.now).total_seconds()

@@ -80,8 +80,32 @@ def test_what_is_ill_typed_is_refused_by_the_schema_before_any_run(params: dict[
         ask(**params)
 
 
+def test_who_may_answer_and_what_makes_it_void_travel_with_the_question() -> None:
+    outcome = ask(who=["ana", "group:office"], not_asker=True, void_on=["replied"], void_to="cold")
+
+    assert outcome.who == ["ana", "group:office"]
+    assert outcome.not_asker
+    assert (outcome.void_on, outcome.void_to) == (["replied"], "cold")
+    usual = ask()
+    assert (usual.who, usual.not_asker, usual.void_on, usual.void_to) == ([], False, [], "complete")
+
+
+@pytest.mark.parametrize("who", ["", " ", "group:", "team:office", "group:a:b", "x" * 151])
+def test_who_may_answer_is_a_login_or_a_group(who: str) -> None:
+    with pytest.raises(ValidationError):
+        ask(who=[who])
+
+
 def test_only_the_choice_is_kept_readable() -> None:
     known = handlers.get("human.ask")
 
     assert known.open_fields == {"choice"}
     assert known.asks
+
+
+def test_a_question_may_wait_for_working_days() -> None:
+    outcome = ask(remind=["1 working day"], escalate="2 working days", expire="5 days")
+
+    # It is Monday the 15th; the third of its working days would be Thursday.
+    assert outcome.remind_after == [86_400]
+    assert (outcome.escalate_after, outcome.expire_after) == (2 * 86_400, 5 * 86_400)

@@ -154,6 +154,35 @@ def test_a_file_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
     assert Approval.objects.get().state == Approval.State.OPEN
 
 
+def test_a_question_is_handed_over_by_name() -> None:
+    approval = asked()
+    User.objects.create_user("bob")
+    ana = User.objects.create_user("ana")
+    ana.user_permissions.add(Permission.objects.get(codename="answer_approval"))
+    give = ("approval", "hand-over", str(approval.pk)[:8], "--to")
+
+    assert "bob may not answer" in complaint(*give, "bob")
+    assert "--to: there is no user 'eve'" in complaint(*give, "eve")
+    assert "handed over to ana." in said(*give, "ana", "--by", "ana")
+    assert "ana has this question already" in complaint(*give, "ana")
+    (row,) = told("approval", "list")
+    assert (row["assignee"], row["for"]) == ("ana", "")
+    assert "for ana" in said("approval", "list")
+
+
+def test_a_question_for_certain_people_is_answered_only_in_their_name() -> None:
+    ana = User.objects.create_user("ana")
+    ana.user_permissions.add(Permission.objects.get(codename="answer_approval"))
+    usual: Any = ASKS["with"]
+    asks = {**ASKS, "with": {**usual, "who": ["ana", "group:office"]}}
+    approval = asked(published(asks, "probe.pure"))
+    answer = ("approval", "answer", str(approval.pk), "--choose", "decline")
+
+    assert told("approval", "list")[0]["for"] == "ana or the group office"
+    assert "in whose name" in complaint(*answer)
+    assert "ana chose" in said(*answer, "--by", "ana")
+
+
 # -- task ----------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from credentials.vault import VaultError
 from sopengine import arguments
-from tasks import approvals
+from tasks import approvals, questions
 from tasks.models import Approval
 from tasks.short_ids import NoSuchId, find, short
 
@@ -22,7 +22,7 @@ class Command(BaseCommand):
     help = "Show the questions that wait for a person, and answer them."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare list and answer."""
+        """Declare list, answer and hand-over."""
         verbs = parser.add_subparsers(dest="verb", required=True)
         listing = verbs.add_parser("list", help="open questions, oldest first")
         listing.add_argument("--all", action="store_true", help="answered, expired and void ones too")
@@ -35,16 +35,24 @@ class Command(BaseCommand):
         answer.add_argument("--text", metavar="FILE", help="the text to send instead; - reads it here")
         answer.add_argument("--by", metavar="USER", help="in whose name; the user's permission is checked")
         answer.add_argument("--json", action="store_true")
+        giving = verbs.add_parser("hand-over", help="give one question to a colleague, who is told of it")
+        giving.add_argument("id", help="the question's id, or its first characters")
+        giving.add_argument("--to", required=True, metavar="USER", help="who is to answer")
+        giving.add_argument("--by", metavar="USER", help="in whose name; the user's permission is checked")
+        giving.add_argument("--json", action="store_true")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Do what the verb says; every refusal is one sentence and a non-zero exit."""
         try:
-            {"list": self._list, "answer": self._answer}[options["verb"]](options)
+            verbs = {"list": self._list, "answer": self._answer, "hand-over": self._hand_over}
+            verbs[options["verb"]](options)
         except (approvals.AnswerRefused, NoSuchId, VaultError) as error:
             raise CommandError(str(error)) from None
 
     def _list(self, options: dict[str, Any]) -> None:
-        rows = Approval.objects.select_related("task__version__sop", "answered_by").order_by("created_at")
+        rows = Approval.objects.select_related("task__version__sop", "answered_by", "assignee").order_by(
+            "created_at"
+        )
         if not options["all"]:
             rows = rows.filter(state=Approval.State.OPEN)
         shown = [_told(row, drafts=options["drafts"]) for row in rows[: options["limit"]]]
@@ -66,6 +74,15 @@ class Command(BaseCommand):
         else:
             self.stdout.write(f"{short(answered.pk)}: {approvals.decision(answered)}")
 
+    def _hand_over(self, options: dict[str, Any]) -> None:
+        approval = find(Approval.objects.all(), options["id"])
+        to, by = _user(options["to"], "--to"), _user(options["by"]) if options["by"] else None
+        given = approvals.hand_over(approval.pk, to, by=by)
+        if options["json"]:
+            self.stdout.write(json.dumps(_told(given, drafts=False), indent=2))
+        else:
+            self.stdout.write(f"{short(given.pk)}: handed over to {to.get_username()}.")
+
 
 def _told(row: Approval, *, drafts: bool) -> dict[str, Any]:
     """Return a question as plain values; customer data only where it was asked for."""
@@ -79,6 +96,8 @@ def _told(row: Approval, *, drafts: bool) -> dict[str, Any]:
         "created_at": row.created_at.isoformat(),
         "expires_at": row.expires_at.isoformat() if row.expires_at else None,
         "choice": row.choice,
+        "for": questions.whom_it_is_for(row),
+        "assignee": row.assignee.get_username() if row.assignee else "",
         "decision": approvals.decision(row),
     }
     return {**told, "draft": approvals.draft_of(row)} if drafts else told
@@ -87,6 +106,7 @@ def _told(row: Approval, *, drafts: bool) -> dict[str, Any]:
 def _line(row: dict[str, Any]) -> str:
     head = f"{short(row['id'])}  {row['sop']}  {row['step']}  run {short(row['task'])}"
     answers = ", ".join(f"{key} ({label})" for key, label in row["options"].items())
+    head += f"  for {row['assignee'] or row['for']}" if row["assignee"] or row["for"] else ""
     lines = [head, f"    {row['decision'] if row['state'] != 'open' else answers}"]
     draft = row.get("draft")
     if draft:
@@ -102,8 +122,8 @@ def _read(file: str) -> str:
         raise CommandError(f"--text: {file} cannot be read ({type(error).__name__}).") from None
 
 
-def _user(name: str) -> AbstractUser:
+def _user(name: str, option: str = "--by") -> AbstractUser:
     user: AbstractUser | None = get_user_model().objects.filter(username=name).first()
     if user is None:
-        raise CommandError(f"--by: there is no user {name!r}.")
+        raise CommandError(f"{option}: there is no user {name!r}.")
     return user
