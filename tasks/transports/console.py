@@ -8,12 +8,17 @@ import sys
 
 from tasks.transports import Message, Transport, transports
 
-WITHOUT_TEXT = frozenset({"approval", "reminder"})
+WITHOUT_TEXT = {
+    "approval": "A question waits for an answer.",
+    "reminder": "A question waits for an answer.",
+}
 
 
 @transports.register("console")
 class Console(Transport):
     """Write messages to the terminal; staff output must not mix with what commands print."""
+
+    pace = 0.0
 
     def post(self, message: Message) -> str:
         """Write one line and return "", as a line has no id."""
@@ -21,10 +26,15 @@ class Console(Transport):
         sys.stderr.flush()
         return ""
 
+    def update(self, reference: str, message: Message) -> None:
+        """Leave it: what has scrolled by in a terminal cannot change, and is no news."""
+
 
 def line(message: Message) -> str:
     """Return the message as one line: where, how bad, what, which run, and the link."""
-    said = "A question waits for an answer." if message.kind in WITHOUT_TEXT else message.text
+    said = WITHOUT_TEXT.get(message.kind, message.text)
+    if message.kind == "approval" and len(message.batch) > 1:
+        said = f"{len(message.batch)} questions wait for an answer."
     parts = (
         f"[chat {message.channel}]",
         "" if message.severity == "info" else f"{message.severity.upper()}:",

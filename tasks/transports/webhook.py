@@ -7,7 +7,12 @@
 The body is the same at every try, too:
 
     {"type": "staff.message", "timestamp": "2027-02-15T15:00:00+00:00",
-     "data": {"text", "channel", "kind", "severity", "link", "reference"}}
+     "data": {"text", "channel", "kind", "severity", "link", "reference", "task_thread", "count",
+              "recipient", "replaces",
+              "batch": [{"approval_id", "title", "lines", "options", "link", "decided"}]}}
+
+A message of the kind "update" tells what became of questions that were posted before: `replaces` is the
+webhook-id of that message.
 """
 
 import base64
@@ -27,6 +32,7 @@ from sopengine.http import Client
 from tasks.transports import Message, Transport, transports
 
 PREFIX = "whsec_"
+CALL_SECONDS = 5.0  # whoever posts has other messages
 NO_ADDRESS = "CHAT_WEBHOOK_URL is not set; expected the address to post to"
 UNSIGNED = (
     "There is no secret to sign with: store one with `credential set chat --kind webhook_secret`"
@@ -58,7 +64,7 @@ class Webhook(Transport):
         # The time of the world: a clock that was moved for a demo would be refused over there.
         headers = signed(signing_key(), message.id, int(time.time()), body)
         path = (address.path or "/") + (f"?{address.query}" if address.query else "")
-        client = Client("chat", f"{address.scheme}://{address.netloc}")
+        client = Client("chat", f"{address.scheme}://{address.netloc}", total_seconds=CALL_SECONDS)
         client.post(path, body, label="messages.post", headers=headers)
         return ""
 

@@ -6,12 +6,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.contrib.auth.models import User
 from pytest_django import Settings
 
 from credentials import vault
-from sopengine.errors import AuthError, Permanent, RateLimited, Transient
+from sopengine.errors import AuthError, DataError, Permanent, RateLimited, Transient
 from tasks import engine, journal, outbox
-from tasks.models import Notification, Task
+from tasks.models import ChatAccount, Notification, Pulse, Task
 from tasks.outcome import Done, Notice
 from tasks.transports import Message, Transport, transports
 from tasks.transports.console import line
@@ -24,10 +25,15 @@ State = Notification.State
 class Room:
     """The chat of a test: what was posted, and what it answers."""
 
+    transport: type[Transport]
+
     def __init__(self) -> None:
         self.posted: list[Message] = []
+        self.updated: list[tuple[str, Message]] = []
         self.error: Exception | None = None
+        self.error_in: dict[str, Exception] = {}
         self.during: Any = None
+        self.tries = 0
 
 
 @pytest.fixture
@@ -35,15 +41,24 @@ def room(settings: Settings) -> Iterator[Room]:
     room = Room()
 
     class ToRoom(Transport):
+        threads = True
+        pace = 0.0
+
         def post(self, message: Message) -> str:
+            room.tries += 1
             if room.during:
                 room.during()
-            if room.error:
-                raise room.error
+            error = room.error_in.get(message.channel, room.error)
+            if error:
+                raise error
             room.posted.append(message)
             return f"ts-{len(room.posted)}"
 
+        def update(self, reference: str, message: Message) -> None:
+            room.updated.append((reference, message))
+
     transports.register("room")(ToRoom)
+    room.transport = ToRoom
     settings.CHAT = "room"
     settings.PUBLIC_URL = "https://sop.test/"
     yield room
@@ -54,8 +69,16 @@ def only() -> Notification:
     return Notification.objects.get()
 
 
+def first() -> Notification:
+    found = Notification.objects.order_by("created_at").first()
+    assert found is not None
+    return found
+
+
 def let_its_hour_come() -> None:
-    Notification.objects.filter(wake_at__isnull=False).update(wake_at=journal.database_now())
+    now = journal.database_now()
+    Notification.objects.filter(wake_at__isnull=False).update(wake_at=now)
+    Pulse.objects.filter(name__endswith=":away").update(at=now)
 
 
 def aged(days: float) -> None:
@@ -203,27 +226,91 @@ def test_the_pause_that_the_other_side_asks_for_wins_and_does_not_count_towards_
     assert 315 < (row.wake_at - journal.database_now()).total_seconds() <= 321
 
 
-@pytest.mark.parametrize("error", [Transient("away"), AuthError("key"), RuntimeError("bug with secrets")])
+@pytest.mark.parametrize("error", [DataError("nonsense"), RuntimeError("bug with secrets")])
 def test_after_eight_tries_a_message_is_given_up(room: Room, error: Exception) -> None:
-    outbox.post("never")
+    outbox.post("never", channel="#office")
     room.error = error
     for tries in range(1, 9):
-        assert only().state == State.PENDING, tries
+        assert first().state == State.PENDING, tries
         outbox.pump()
         let_its_hour_come()
 
-    row = only()
+    row = first()
     assert (row.state, row.wake_at, row.attempts) == (State.DEAD, None, 8)
     assert "secrets" not in row.reason
 
 
-def test_a_no_for_good_is_not_asked_again(room: Room) -> None:
+@pytest.mark.parametrize("error", [Transient("away"), AuthError("key")])
+def test_no_message_is_given_up_because_the_chat_is_away(room: Room, error: Exception) -> None:
+    outbox.post("later")
+    room.error = error
+    for _ in range(30):
+        outbox.pump()
+        let_its_hour_come()
+    assert only().state == State.PENDING
+
+    room.error = None
+    assert outbox.pump() == 1
+
+
+def test_while_the_chat_is_away_one_message_is_tried_and_the_others_wait(room: Room) -> None:
+    for number in range(20):
+        outbox.post(str(number))
+    tries: list[int] = []
+    room.during = lambda: tries.append(1)
+    room.error = Transient("away")
+
+    outbox.pump()
+    outbox.pump()
+    outbox.post("new")
+    outbox.pump()
+    assert len(tries) == 1
+
+    outbox.post("fire", severity="critical")
+    outbox.pump()
+    assert len(tries) == 2  # what is critical is tried all the same
+
+    room.error = None
+    let_its_hour_come()
+    assert outbox.pump() == 22
+    assert not Pulse.objects.filter(name="chat:away").exists()
+
+
+def test_a_channel_that_asks_for_a_pause_holds_up_no_other(room: Room) -> None:
+    for number in range(3):
+        outbox.post(str(number), channel="#busy")
+    outbox.post("elsewhere", channel="#calm")
+    room.error_in = {"#busy": RateLimited("slowly", retry_after=60)}
+
+    assert outbox.pump() == 1
+    assert [message.text for message in room.posted] == ["elsewhere"]
+    assert room.tries == 2
+    let_its_hour_come()
+    room.error_in = {}
+    assert outbox.pump() == 3
+
+
+def test_a_no_for_good_is_not_asked_again_and_is_told_elsewhere(room: Room) -> None:
+    outbox.post("never", channel="#gone")
+    room.error_in = {"#gone": Permanent("no such channel", code="channel_not_found")}
+
+    outbox.pump()
+    outbox.pump()
+
+    assert (first().state, first().reason) == (State.DEAD, "channel_not_found")
+    (told,) = room.posted
+    assert (told.kind, told.channel) == ("dead_letter", "#escalations")
+    assert "#gone (channel_not_found)" in told.text
+
+
+def test_a_dead_letter_about_a_dead_letter_is_not_written(room: Room) -> None:
     outbox.post("never")
     room.error = Permanent("no such channel", code="channel_not_found")
 
-    outbox.pump()
+    for _ in range(5):
+        outbox.pump()
 
-    assert (only().state, only().reason) == (State.DEAD, "channel_not_found")
+    assert Notification.objects.count() == 2
 
 
 def test_one_message_that_cannot_be_posted_does_not_stop_the_next(room: Room) -> None:
@@ -241,6 +328,88 @@ def test_the_caller_never_sees_an_error_of_the_outbox(settings: Settings) -> Non
 
     assert outbox.pump() == 0
     assert only().state == State.PENDING
+
+
+# -- the pace of a channel -------------------------------------------------------------------------
+
+
+def test_a_few_messages_leave_at_once_and_the_rest_at_the_pace_of_the_channel(room: Room) -> None:
+    room.transport.pace = 1.0
+    for number in range(8):
+        outbox.post(str(number), channel="#office")
+    outbox.post("elsewhere", channel="#calm")
+
+    assert outbox.pump() == 6
+    assert sorted(message.channel for message in room.posted) == ["#calm", *["#office"] * 5]
+    waits = Notification.objects.filter(state=State.PENDING).order_by("wake_at")
+    now = journal.database_now()
+    ahead = [(row.wake_at - now).total_seconds() for row in waits if row.wake_at]
+    assert [row.attempts for row in waits] == [0, 0, 0]
+    assert [round(later - ahead[0]) for later in ahead] == [0, 1, 2]
+    assert 0 < ahead[0] < 1.01
+
+    let_its_hour_come()
+    assert outbox.pump() == 3  # each has its place by now, and takes no other
+
+
+def test_what_is_critical_waits_for_no_pace_and_goes_first(room: Room) -> None:
+    room.transport.pace = 1.0
+    for number in range(8):
+        outbox.post(str(number), channel="#office")
+    outbox.post("fire", channel="#office", severity="critical")
+
+    outbox.pump()
+
+    assert room.posted[0].text == "fire"
+
+
+def test_a_pump_ends_when_its_time_is_over(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        outbox.post(str(number))
+    monkeypatch.setattr(outbox, "PUMP_SECONDS", 0.0)
+
+    assert outbox.pump() == 0
+
+
+# -- threads, updates, one person --------------------------------------------------------------------
+
+
+def test_the_messages_of_one_run_in_one_channel_are_one_thread(room: Room) -> None:
+    task, other = begun(published("probe.pure")), begun(published("probe.pure", slug="other"))
+    outbox.post("begun", task_id=task.pk, channel="#office")
+    outbox.pump()
+    outbox.post("elsewhere", task_id=task.pk, channel="#calm")
+    outbox.post("of another run", task_id=other.pk, channel="#office")
+    outbox.post("of none", channel="#office")
+    outbox.post("gone on", task_id=task.pk, channel="#office")
+    outbox.pump()
+
+    assert {message.text: message.task_thread for message in room.posted} == {
+        "begun": "",
+        "elsewhere": "",
+        "of another run": "",
+        "of none": "",
+        "gone on": "ts-1",
+    }
+
+
+def test_a_message_for_one_person_goes_to_their_chat_account(room: Room) -> None:
+    ann = User.objects.create_user("ann")
+    ChatAccount.objects.create(user=ann, chat_id="U0ANN")
+    outbox.post("for you", recipient_id=ann.pk)
+
+    outbox.pump()
+
+    assert room.posted[0].recipient == "U0ANN"
+
+
+def test_a_message_for_somebody_who_is_not_in_the_chat_is_no_message_for_all(room: Room) -> None:
+    outbox.post("for you", recipient_id=User.objects.create_user("ann").pk)
+
+    outbox.pump()
+
+    assert (first().state, first().reason) == (State.DEAD, "no_chat_account")
+    assert [message.text for message in room.posted if "for you" in message.text] == []
 
 
 # -- forgetting ------------------------------------------------------------------------------------

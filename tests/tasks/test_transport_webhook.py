@@ -4,12 +4,10 @@ import base64
 import hashlib
 import hmac
 import json
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from pytest_django import Settings
@@ -18,9 +16,10 @@ from credentials import store
 from credentials.models import Credential
 from sopengine.errors import AuthError, Permanent, RateLimited, StepError, Transient
 from tasks import journal, outbox
-from tasks.models import Notification
-from tasks.transports import Message, load_transports, open_transport, transports
+from tasks.models import Notification, Pace, Pulse
+from tasks.transports import Card, Choice, Message, load_transports, open_transport, transports
 from tasks.transports.webhook import Webhook, signed
+from tests.tasks.chat_by_hook import HookChat, Post
 
 KEY = bytes(range(32))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
@@ -37,73 +36,23 @@ MESSAGE = Message(
 State = Notification.State
 
 
-@dataclass(frozen=True)
-class Post:
-    """One request as it came."""
-
-    target: str
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def signature(self) -> str:
-        """What the signature must be, reckoned here from the raw bytes."""
-        text = f"{self.headers['webhook-id']}.{self.headers['webhook-timestamp']}.".encode() + self.body
-        return "v1," + base64.b64encode(hmac.digest(KEY, text, hashlib.sha256)).decode()
-
-
-class Chat(ThreadingHTTPServer):
-    """A chat product on loopback; `answers` are (status, headers, body), the last one for ever."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.posts: list[Post] = []
-        self.answers: list[tuple[int, dict[str, str], bytes]] = [(200, {}, b"ok")]
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def says(self, status: int, body: bytes = b"", **headers: str) -> None:
-        """Answer so from now on."""
-        self.answers = [(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Chat
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.posts.append(Post(self.path, headers, body))
-        answers = self.server.answers
-        status, extra, text = answers.pop(0) if len(answers) > 1 else answers[0]
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(text)), **extra}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_args: object) -> None:
-        """Write nothing."""
+def signature_of(post: Post) -> str:
+    """Return what the signature must be, reckoned here from the raw bytes."""
+    text = f"{post.headers['webhook-id']}.{post.headers['webhook-timestamp']}.".encode() + post.body
+    return "v1," + base64.b64encode(hmac.digest(KEY, text, hashlib.sha256)).decode()
 
 
 @pytest.fixture
-def chat(settings: Settings) -> Iterator[Chat]:
+def chat(settings: Settings) -> Iterator[HookChat]:
     """A chat product that listens, and the settings that lead to it."""
-    server = Chat()
-    threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
     load_transports()
     settings.CHAT = "webhook"
-    settings.CHAT_WEBHOOK_URL = f"{server.url}/hooks/1/?key=a%2Fb"
     settings.CHAT_WEBHOOK_SECRET = SECRET
     store.forget()
-    yield server
+    with HookChat() as server:
+        settings.CHAT_WEBHOOK_URL = f"{server.url}/hooks/1/?key=a%2Fb"
+        yield server
     store.forget()
-    server.shutdown()
-    server.server_close()
 
 
 pytestmark = pytest.mark.django_db
@@ -131,7 +80,7 @@ def test_the_signature_is_that_of_the_published_example() -> None:
     }
 
 
-def test_a_message_arrives_signed_at_the_whole_address(chat: Chat) -> None:
+def test_a_message_arrives_signed_at_the_whole_address(chat: HookChat) -> None:
     assert open_transport().post(MESSAGE) == ""
 
     (post,) = chat.posts
@@ -139,10 +88,10 @@ def test_a_message_arrives_signed_at_the_whole_address(chat: Chat) -> None:
     assert post.headers["content-type"] == "application/json"
     assert post.headers["webhook-id"] == MESSAGE.id
     assert abs(int(post.headers["webhook-timestamp"]) - time.time()) < 30
-    assert post.headers["webhook-signature"] == post.signature
+    assert post.headers["webhook-signature"] == signature_of(post)
 
 
-def test_the_body_says_what_the_message_says_and_nothing_else(chat: Chat) -> None:
+def test_the_body_says_what_the_message_says_and_nothing_else(chat: HookChat) -> None:
     Webhook().post(MESSAGE)
 
     assert json.loads(chat.posts[0].body) == {
@@ -155,14 +104,37 @@ def test_the_body_says_what_the_message_says_and_nothing_else(chat: Chat) -> Non
             "severity": "warning",
             "link": "https://sop.example.com/admin/tasks/task/1/change/",
             "reference": "1a2b3c4d",
+            "task_thread": "",
+            "count": 1,
+            "batch": [],
+            "recipient": "",
+            "replaces": "",
         },
     }
     assert {item.name for item in fields(Message)} == {
-        *("id", "at", "text", "channel", "kind", "severity", "link", "reference")
+        *("id", "at", "text", "channel", "kind", "severity", "link", "reference"),
+        *("task_thread", "count", "batch", "recipient", "replaces"),
     }
 
 
-def test_a_moved_clock_does_not_move_the_time_of_the_signature(chat: Chat, settings: Settings) -> None:
+def test_the_questions_of_a_message_are_told_with_their_answers(chat: HookChat) -> None:
+    card = Card("a-1", "Ann", ("Spring is near",), (Choice("approve", "Send", "approve"),), "https://x/1", "")
+
+    Webhook().post(replace(MESSAGE, kind="approval", batch=(card,)))
+
+    assert json.loads(chat.posts[0].body)["data"]["batch"] == [
+        {
+            "approval_id": "a-1",
+            "title": "Ann",
+            "lines": ["Spring is near"],
+            "options": [{"key": "approve", "label": "Send", "style": "approve"}],
+            "link": "https://x/1",
+            "decided": "",
+        }
+    ]
+
+
+def test_a_moved_clock_does_not_move_the_time_of_the_signature(chat: HookChat, settings: Settings) -> None:
     settings.CLOCK_OFFSET, settings.CLOCK_OFFSET_FILE = 86_400.0 * 60, ""
 
     Webhook().post(MESSAGE)
@@ -170,19 +142,21 @@ def test_a_moved_clock_does_not_move_the_time_of_the_signature(chat: Chat, setti
     assert abs(int(chat.posts[0].headers["webhook-timestamp"]) - time.time()) < 30
 
 
-def test_every_try_has_the_same_id_and_the_same_body(chat: Chat) -> None:
+def test_every_try_has_the_same_id_and_the_same_body(chat: HookChat) -> None:
     chat.answers = [(503, {}, b""), (200, {}, b"")]
     outbox.post("Look at this.")
 
     assert outbox.pump() == 0
     Notification.objects.update(wake_at=journal.database_now())
+    Pulse.objects.all().delete()
+    Pace.objects.all().delete()
     assert outbox.pump() == 1
 
     first, second = chat.posts
     row = Notification.objects.get()
     assert first.headers["webhook-id"] == second.headers["webhook-id"] == str(row.pk)
     assert first.body == second.body
-    assert second.headers["webhook-signature"] == second.signature
+    assert second.headers["webhook-signature"] == signature_of(second)
     assert row.state == State.SENT
 
 
@@ -193,7 +167,7 @@ def test_every_try_has_the_same_id_and_the_same_body(chat: Chat) -> None:
     ("status", "body"), [(200, b"ok"), (202, b"<html>thanks</html>"), (204, b""), (200, b"x" * 3_000_000)]
 )
 def test_any_answer_of_two_hundred_means_posted_whatever_it_says(
-    chat: Chat, status: int, body: bytes
+    chat: HookChat, status: int, body: bytes
 ) -> None:
     chat.says(status, body)
 
@@ -216,7 +190,7 @@ def test_any_answer_of_two_hundred_means_posted_whatever_it_says(
     ],
 )
 def test_each_refusal_has_its_error_and_none_of_its_words(
-    chat: Chat, status: int, kind: type[StepError], code: str
+    chat: HookChat, status: int, kind: type[StepError], code: str
 ) -> None:
     chat.says(status, b"CANARY")
 
@@ -226,13 +200,13 @@ def test_each_refusal_has_its_error_and_none_of_its_words(
     assert "CANARY" not in str(error)
 
 
-def test_a_redirect_is_a_refusal_and_not_followed(chat: Chat) -> None:
+def test_a_redirect_is_a_refusal_and_not_followed(chat: HookChat) -> None:
     chat.says(307, Location=f"{chat.url}/elsewhere")
 
     assert (type(refused()), len(chat.posts)) == (Permanent, 1)
 
 
-def test_a_hook_that_is_gone_ends_the_message_and_one_that_is_busy_puts_it_off(chat: Chat) -> None:
+def test_a_hook_that_is_gone_ends_the_message_and_one_that_is_busy_puts_it_off(chat: HookChat) -> None:
     chat.says(429, Retry_After="120")
     outbox.post("Look at this.")
     outbox.pump()
@@ -243,13 +217,15 @@ def test_a_hook_that_is_gone_ends_the_message_and_one_that_is_busy_puts_it_off(c
 
     chat.says(410)
     Notification.objects.update(wake_at=journal.database_now())
+    Pulse.objects.all().delete()
+    Pace.objects.all().delete()
     outbox.pump()
 
     row.refresh_from_db()
     assert (row.state, row.reason, row.wake_at) == (State.DEAD, "http_410", None)
 
 
-def test_a_hook_that_nobody_listens_at_is_tried_again(chat: Chat, settings: Settings) -> None:
+def test_a_hook_that_nobody_listens_at_is_tried_again(chat: HookChat, settings: Settings) -> None:
     settings.CHAT_WEBHOOK_URL = "http://127.0.0.1:1/"
 
     assert (type(error := refused()), error.reason) == (Transient, "unreachable")
@@ -258,7 +234,7 @@ def test_a_hook_that_nobody_listens_at_is_tried_again(chat: Chat, settings: Sett
 # -- what it needs ---------------------------------------------------------------------------------
 
 
-def test_a_stored_secret_goes_before_that_of_the_environment(chat: Chat, settings: Settings) -> None:
+def test_a_stored_secret_goes_before_that_of_the_environment(chat: HookChat, settings: Settings) -> None:
     settings.CHAT_WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"\1" * 32).decode()
     credential = Credential(service="chat", kind=Credential.Kind.WEBHOOK_SECRET)
     credential.set_secret(SECRET)
@@ -267,16 +243,16 @@ def test_a_stored_secret_goes_before_that_of_the_environment(chat: Chat, setting
 
     Webhook().post(MESSAGE)
 
-    assert chat.posts[0].headers["webhook-signature"] == chat.posts[0].signature
+    assert chat.posts[0].headers["webhook-signature"] == signature_of(chat.posts[0])
 
 
 @pytest.mark.parametrize("secret", [SECRET.rstrip("="), SECRET.removeprefix("whsec_")])
-def test_a_secret_may_come_without_prefix_or_padding(chat: Chat, settings: Settings, secret: str) -> None:
+def test_a_secret_may_come_without_prefix_or_padding(chat: HookChat, settings: Settings, secret: str) -> None:
     settings.CHAT_WEBHOOK_SECRET = secret
 
     Webhook().post(MESSAGE)
 
-    assert chat.posts[0].headers["webhook-signature"] == chat.posts[0].signature
+    assert chat.posts[0].headers["webhook-signature"] == signature_of(chat.posts[0])
 
 
 @pytest.mark.parametrize(
@@ -289,7 +265,7 @@ def test_a_secret_may_come_without_prefix_or_padding(chat: Chat, settings: Setti
     ],
 )
 def test_what_is_missing_is_named_and_nothing_is_posted(
-    chat: Chat, settings: Settings, name: str, value: str, said: str
+    chat: HookChat, settings: Settings, name: str, value: str, said: str
 ) -> None:
     assert Webhook().problem() == ""
     setattr(settings, name, value)
