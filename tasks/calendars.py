@@ -1,4 +1,4 @@
-"""Cron slots, season windows, durations and rates: pure, values in and values out.
+"""Cron slots, season windows, spans of time and rates: pure, values in and values out.
 
 A cron expression is read on the wall clock of its zone. A slot that the spring change skips
 comes when the clock is put forward; one that the autumn change repeats comes once, unless the
@@ -20,6 +20,7 @@ _NAMES = re.compile(
 _MONTH_DAY = re.compile(r"(\d{2})-(\d{2})")
 _RATE = re.compile(r"\s*(\d+)\s*(?:/|per)\s*(second|minute|hour|day)s?\s*", re.I)
 _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)?\s*,?", re.I)
+_WORKING = re.compile(r"\s*(\d{1,4})\s*(?:working|business)[\s-]*days?\s*", re.I)
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 _UNITS = {
     **{name[0]: seconds for name, seconds in _SECONDS.items()},
@@ -29,6 +30,7 @@ _UNITS = {
     "min": 60,
 }
 _LONGEST = timedelta(days=3660)
+MOST_WORKING_DAYS = 1_000
 _CHANGE = timedelta(hours=3)  # more than any zone moves its clock at once
 _EXAMPLE = 'expected five fields, such as "0 9 * * MON" for Mondays at 9:00'
 # Durations are also read while runs go on, from what may be a customer's value: it is not repeated.
@@ -192,22 +194,76 @@ def _instants(local: datetime, here: ZoneInfo, cron: str) -> list[datetime]:
 # -- spans ----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A length of time as people mean it: calendar days keep the wall clock, `rest` is real time.
+
+    `working_days` counts only days on which the business is open; it stands alone.
+    """
+
+    days: int = 0
+    rest: timedelta = timedelta()
+    working_days: int = 0
+
+
+def parse_span(value: str | int | float) -> Span:
+    """Return what "5 days", "1 week 2h", "24h" or "2 working days" means, or raise ValueError.
+
+    Days and weeks are calendar days; what is given in hours, minutes or seconds is real time.
+    """
+    found = _WORKING.fullmatch(value) if isinstance(value, str) else None
+    if found:
+        if int(found[1]) > MOST_WORKING_DAYS:
+            raise ValueError(_NO_DURATION)
+        return Span(working_days=int(found[1]))
+    parse_duration(value)
+    days, rest = 0, timedelta()
+    for number, unit in _parts(str(value).strip()):
+        in_days = number * (_UNITS.get(unit, 1) // _SECONDS["day"])
+        days += int(in_days)
+        rest += timedelta(days=in_days - int(in_days)) if in_days else _real(number, unit)
+    return Span(days, rest)
+
+
+def after_days(moment: datetime, days: int, tz: str) -> datetime:
+    """Return the moment so many calendar days later (or earlier) at the same wall clock of the zone, in UTC.
+
+    Where that hour is skipped by the spring change, it comes as much later as the clock was put forward.
+    """
+    here = zone(tz)
+    local = moment.astimezone(here)
+    there = local.replace(tzinfo=None) + timedelta(days=days)
+    return there.replace(tzinfo=here, fold=local.fold).astimezone(UTC)
+
+
 def parse_duration(value: str | int | float) -> timedelta:
     """Return the time that "5 days", "2h", "1h 30m" or a number of seconds means, or raise ValueError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(_NO_DURATION)
     text = str(value).strip()
+    seconds = sum((_real(number, unit).total_seconds() for number, unit in _parts(text)), 0.0)
+    return timedelta(seconds=seconds)
+
+
+def _parts(text: str) -> list[tuple[float, str]]:
+    """Return the numbers of a duration with their units ("" for seconds), or raise ValueError."""
+    parts: list[tuple[float, str]] = []
     seconds, place = 0.0, 0
     while place < len(text):
         found = _PART.match(text, place)
         unit = (found[2] or "").lower() if found else ""
         if not found or (unit and unit not in _UNITS) or (not unit and found.group().strip() != text):
             raise ValueError(_NO_DURATION)
+        parts.append((float(found[1]), unit))
         seconds += float(found[1]) * _UNITS.get(unit, 1)
         place = found.end()
     if not text or seconds > _LONGEST.total_seconds():
         raise ValueError(_NO_DURATION)
-    return timedelta(seconds=seconds)
+    return parts
+
+
+def _real(number: float, unit: str) -> timedelta:
+    return timedelta(seconds=number * _UNITS.get(unit, 1))
 
 
 def parse_rate(text: str) -> float:

@@ -42,7 +42,10 @@ _MOST_LINES = 100
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One mail to one customer; `html` may be empty."""
+    """One mail to one customer; `html` may be empty.
+
+    With `unsubscribe_url` the customer's mail program offers to leave with one click (RFC 8058).
+    """
 
     to: str
     subject: str
@@ -50,6 +53,7 @@ class Letter:
     message_id: str
     html: str = ""
     reply_to: str = ""
+    unsubscribe_url: str = ""
 
 
 def message_id(key: str) -> str:
@@ -85,15 +89,28 @@ def compose(letter: Letter) -> EmailMultiAlternatives:
         from_email=settings.DEFAULT_FROM_EMAIL,
         to=[letter.to],
         reply_to=[letter.reply_to] if letter.reply_to else None,
-        headers={"Message-ID": letter.message_id, "Date": format_datetime(clock.now())},
+        headers={
+            "Message-ID": letter.message_id,
+            "Date": format_datetime(clock.now()),
+            **_ways_to_leave(letter),
+        },
     )
     if letter.html:
         message.attach_alternative(letter.html, "text/html")
     return message
 
 
+def _ways_to_leave(letter: Letter) -> dict[str, str]:
+    if not letter.unsubscribe_url:
+        return {}
+    return {
+        "List-Unsubscribe": f"<{letter.unsubscribe_url}>",
+        "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
+    }
+
+
 def _check(letter: Letter) -> None:
-    for name in ("to", "subject", "reply_to", "message_id"):
+    for name in ("to", "subject", "reply_to", "message_id", "unsubscribe_url"):
         if any(not character.isprintable() for character in getattr(letter, name)):
             raise DataError(f"The mail's {name} has a line break or a control character.", code="mail_header")
     _check_address("recipient", letter.to)

@@ -1,13 +1,27 @@
 """Steps that send mail to customers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from django.conf import settings
+from pydantic import BaseModel, ConfigDict, Field
 
-from tasks import mail
-from tasks.outcome import Branch, DataError, Done, Effect, Outcome, Permanent, StepError, StepRun, handler
+from tasks import mail, subject
+from tasks import replies as replies_to
+from tasks.outcome import (
+    Branch,
+    DataError,
+    Done,
+    Effect,
+    Open,
+    Outcome,
+    Permanent,
+    StepError,
+    StepRun,
+    handler,
+)
+from tasks.subject import Still
 
 # What the CRM may say just before a mail leaves, and what the run has then come to.
 NOT_NOW = {"customer_gone": "customer_gone", "do_not_contact": "skipped", "outside_filter": "skipped"}
@@ -25,9 +39,19 @@ class Message(BaseModel):
 
 
 class Sent(BaseModel):
-    """The mail that went out."""
+    """The mail that went out; `collected` is what was paid before it had to."""
 
-    message_id: str  # looks like a mail address, so it is not kept readable
+    message_id: str = ""  # looks like a mail address, so it is not kept readable
+    collected: Open[str] = ""
+
+
+class Limit(BaseModel):
+    """At most one mail of a kind to a person in so many days."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["review"]
+    days: Annotated[int, Field(ge=1, le=3660)]
 
 
 @handler("email.send", effect=Effect.AT_MOST_ONCE, sends=True, rechecks=True, results=Sent)
@@ -38,26 +62,47 @@ def send(
     purpose: Literal["marketing", "service", "transactional"],
     to: str = "",
     reply_to: str = "",
+    replies: bool = False,
+    window: Literal["sending", "waking"] = "sending",
+    when_capped: Literal["move", "skip"] = "move",
+    at_most: Limit | None = None,
+    void_on: Sequence[str] = (),
+    still: Still | None = None,
 ) -> Outcome:
     """Send one mail to a customer: exactly the subject and the text of `message`.
 
     The Message-ID is the same at every try. Without `to`, the mail goes where the draft was for. The
     CRM is asked once more before, unless the mail is transactional: a customer who is gone, wants no
-    contact or has left the campaign's filter gets none; another address voids what was approved.
+    contact or has left the campaign's filter gets none; another address voids what was approved, and
+    so does a change of what the mail is about (`still`).
+
+    Unless it is transactional, the mail waits for its `window`; a marketing mail waits until its
+    customer may have one again, or ends the run with `when_capped: skip`. `at_most` is asked and
+    counted besides. An event in `void_on` that came before it left ends the run. With `replies` the
+    customer's answer comes back to this run, where mail is read here.
     """
     recipient = _recipient(to, message.to)
-    if purpose != "transactional" and (refused := _refusal(step, recipient)):
-        return Branch(to="complete", result=NOT_NOW[refused], why=refused)
+    with _nothing_sent_yet():
+        if purpose != "transactional" and (refused := _refusal(step, recipient)):
+            return Branch(to="complete", result=NOT_NOW[refused], why=refused)
+        if still and (end := subject.ended(step, still)):
+            return end
     letter = mail.Letter(
         to=recipient,
         subject=message.subject,
         text=message.text,
         html=message.html,
         message_id=mail.message_id(step.key("mail")),
-        reply_to=reply_to,
+        reply_to=_reply_to(step, reply_to, replies),
+        unsubscribe_url=step.contact.unsubscribe_url,
     )
     mail.send(letter, step.deadline)
     return Done(values={"message_id": letter.message_id}, result="sent")
+
+
+def _reply_to(step: StepRun, given: str, hears: bool) -> str:
+    """Return where an answer goes: the run itself, if mail is read here, else what the step says."""
+    return replies_to.address(step.task_id, step.step) if hears and settings.MAIL_IN else given
 
 
 def _recipient(given: str, drafted: str) -> str:
@@ -75,8 +120,7 @@ def _refusal(step: StepRun, recipient: str) -> str:
     if not customer:
         return ""
     try:
-        with _nothing_sent_yet():
-            step.crm.recheck(str(customer), filters=step.filters, address=recipient)
+        step.crm.recheck(str(customer), filters=step.filters, address=recipient)
     except Permanent as error:
         if error.reason not in NOT_NOW:
             raise

@@ -2,8 +2,10 @@
 
 from pydantic import BaseModel
 
-from tasks import templating
+from tasks import contacts, templating
 from tasks.outcome import DataError, Done, MessageName, MoreNames, Outcome, RawTemplate, StepRun, handler
+
+LINK = "unsubscribe_url"
 
 
 class Draft(BaseModel):
@@ -29,11 +31,15 @@ def draft(
     """Write a message to the customer from a template, or from a subject and a text given here.
 
     `template` names a folder under templates/messages. `values` are names for the text besides the
-    run's own. Without `to`, the message is for the customer's address in the CRM.
+    run's own; `unsubscribe_url` is the page on which this recipient asks for no more marketing mail.
+    Without `to`, the message is for the customer's address in the CRM.
     """
     names = {**step.context, **(values or {})}
-    message = templating.render_message(_source(template, subject, text, html), names)
+    source = _source(template, subject, text, html)
     recipient = to or names.get("customer_email") or ""
+    if recipient and templating.mentions(source, LINK):
+        names[LINK] = contacts.unsubscribe_url(recipient, str(names.get("crm_customer_id") or ""))
+    message = templating.render_message(source, {LINK: "", **names})
     if not recipient:
         raise DataError("The message has no recipient: the customer has no mail address.")
     return Done(values={"to": recipient, **message})

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from pytest_django import Settings
 
 from sopengine.errors import DataError, Transient
-from tasks.outcome import Done, Effect, handlers
-from tests.tasks.steps import Patience, run, step_run
+from tasks import replies
+from tasks.outcome import Contact, Done, Effect, handlers
+from tests.tasks.steps import TASK, Patience, run, step_run
 
 APPROVED = {
     "choice": "approve",
@@ -110,3 +111,26 @@ def test_a_mail_is_never_repeated_by_the_machine() -> None:
     assert known.effect is Effect.AT_MOST_ONCE
     assert known.sends
     assert known.calls
+
+
+def test_marketing_mail_offers_to_leave_with_one_click(folder: Path) -> None:
+    link = f"https://sop.example.com/unsubscribe/{'x' * 130}"
+    step = step_run(contact=Contact(unsubscribe_url=link))
+    run("email.send", step, message=APPROVED, purpose="marketing")
+    send()
+
+    first, other = sorted(mails(folder), key=lambda mail: mail["List-Unsubscribe"] is None)
+    assert first["List-Unsubscribe"].replace(" ", "") == f"<{link}>"
+    assert first["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert (other["List-Unsubscribe"], other["List-Unsubscribe-Post"]) == (None, None)
+
+
+def test_an_answer_comes_back_to_the_run_where_mail_is_read_here(folder: Path, settings: Settings) -> None:
+    settings.MAIL_IN = True
+    send(replies=True, reply_to="owner@firm.test")
+    send(reply_to="owner@firm.test")
+    settings.MAIL_IN = False
+    send(replies=True, reply_to="owner@firm.test")
+
+    answered_at = sorted(str(mail["Reply-To"]) for mail in mails(folder))
+    assert answered_at == ["owner@firm.test", "owner@firm.test", replies.address(TASK, "this")]

@@ -1,6 +1,6 @@
 """Laws of the steps that decide where a run goes and when, and of the one that tells staff."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -47,6 +47,12 @@ def test_a_rule_about_a_name_that_is_not_there_is_an_error_not_a_no() -> None:
         branch(CONTEXT, rules=[{"when": {"field": "find.colour", "op": "is_true"}, "to": "call"}])
 
 
+def test_a_rule_may_say_why_as_a_code() -> None:
+    rules = [{**RULES[1], "why": "do_not_contact"}]
+
+    assert branch(CONTEXT, rules=rules) == Branch(to="complete", result="skipped", why="do_not_contact")
+
+
 @pytest.mark.parametrize(
     "rule",
     [
@@ -79,6 +85,42 @@ def test_a_moment_without_a_zone_is_one_of_the_business(until: str, moment: date
     assert run("flow.wait", step_run(), until=until) == Wait(until=moment)
 
 
+@pytest.mark.parametrize(
+    ("params", "end"),
+    [
+        # It is Monday 15 February, 9:00 in Chicago; the clocks change on 14 March.
+        ({"duration": "30 days"}, datetime(2027, 3, 17, 14, tzinfo=UTC)),
+        ({"duration": "720h"}, datetime(2027, 3, 17, 15, tzinfo=UTC)),
+        ({"duration": "5 working days"}, datetime(2027, 2, 22, 15, tzinfo=UTC)),
+        ({"until": "2027-03-14T12:00", "before": "24h"}, datetime(2027, 3, 13, 17, tzinfo=UTC)),
+        ({"until": "2027-03-14T12:00", "before": "1 day"}, datetime(2027, 3, 13, 18, tzinfo=UTC)),
+        ({"duration": "5 days", "window": "business"}, datetime(2027, 2, 22, 15, tzinfo=UTC)),
+        ({"duration": "1h", "window": "business"}, datetime(2027, 2, 15, 16, tzinfo=UTC)),
+        ({"until": "2027-03-13T20:00", "window": "business"}, datetime(2027, 3, 15, 14, tzinfo=UTC)),
+    ],
+)
+def test_days_keep_the_wall_clock_and_a_window_moves_the_end_to_its_opening(
+    params: dict[str, Any], end: datetime
+) -> None:
+    assert run("flow.wait", step_run(), **params) == Wait(until=end)
+
+
+def test_a_wait_ends_on_no_day_off() -> None:
+    closed = step_run(days_off={date(2027, 2, 22): "Own day"})
+    outcome = run("flow.wait", closed, duration="5 days", window="business")
+    assert outcome == Wait(until=datetime(2027, 2, 23, 15, tzinfo=UTC))
+
+
+def test_days_count_from_the_moment_that_is_said() -> None:
+    outcome = run("flow.wait", step_run(), duration="3 days", since="2027-02-10T16:00:00-06:00")
+
+    assert outcome == Wait(until=datetime(2027, 2, 13, 22, 0, tzinfo=UTC))
+    with pytest.raises(DataError, match="since says from when"):
+        run("flow.wait", step_run(), until="2027-02-20", since="2027-02-10")
+    with pytest.raises(DataError, match="since is no date"):
+        run("flow.wait", step_run(), duration="3 days", since="lately")
+
+
 def test_an_event_has_a_deadline() -> None:
     assert run("flow.wait", step_run(), event="reply", duration="2h") == Wait(
         until=NOW + timedelta(hours=2), event="reply"
@@ -86,7 +128,14 @@ def test_an_event_has_a_deadline() -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [{}, {"event": "reply"}, {"duration": "1h", "until": "2027-03-01"}, {"until": "some day"}]
+    "params",
+    [
+        {},
+        {"event": "reply"},
+        {"duration": "1h", "until": "2027-03-01"},
+        {"until": "some day"},
+        {"duration": "1h", "before": "1h"},
+    ],
 )
 def test_a_wait_without_one_clear_end_is_refused(params: dict[str, Any]) -> None:
     with pytest.raises(DataError):
@@ -159,6 +208,27 @@ def test_once_per_makes_a_run_unique_for_ever() -> None:
 
 
 # -- chat ----------------------------------------------------------------------------------------
+
+
+def test_the_filters_of_a_campaign_hold_for_what_its_runs_start() -> None:
+    outcome = run("flow.start", step_run(filters={"status": "past"}), sop="follow-up", wait=False)
+
+    assert isinstance(outcome, Start)
+    assert [child.filters for child in outcome.children] == [{"status": "past"}]
+
+
+def test_an_error_is_for_the_channel_of_escalations() -> None:
+    for severity, channel in (
+        ("error", "#escalations"),
+        ("critical", "#escalations"),
+        ("warning", "#office"),
+    ):
+        outcome = run("chat.post", step_run(), text="Look!", severity=severity)
+        assert isinstance(outcome, Done)
+        assert [notice.channel for notice in outcome.notify] == [channel]
+    outcome = run("chat.post", step_run(), text="Look!", severity="error", channel="#owner")
+    assert isinstance(outcome, Done)
+    assert [notice.channel for notice in outcome.notify] == ["#owner"]
 
 
 def test_a_message_to_staff_travels_in_the_outcome_once_per_visit() -> None:

@@ -1,0 +1,66 @@
+"""Leaving the marketing mail: one page, one click, no login.
+
+A GET shows the page and changes nothing, because mail programs and virus scanners follow links; the
+page's button and the mail program's own one (RFC 8058) post. The wish is kept at once, as a keyed
+hash; a run of its own writes it to the CRM, and waits where the CRM is away.
+"""
+
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_http_methods
+
+from sopengine import clock
+from tasks import contacts, definition, engine
+from tasks.models import ContactMark, Sop, SopVersion
+
+SOP = "note-unsubscribed"  # what writes the wish to the CRM; staff may change how, or switch it off
+ONE_CLICK = ("List-Unsubscribe", "One-Click")
+BUTTON = ("leave", "yes")
+
+
+@csrf_exempt  # the signed link is what allows it: mail programs have no cookie of ours
+@require_http_methods(["GET", "HEAD", "POST"])
+def page(request: HttpRequest, token: str) -> HttpResponse:
+    """Show the page behind a link in a mail; a POST with the button or with one click leaves."""
+    leaving = contacts.read_token(token)
+    if leaving is None:
+        return _answer(request, "unknown", 404)
+    if request.method != "POST":
+        return _answer(request, "ask")
+    if not any(request.POST.get(name) == value for name, value in (ONE_CLICK, BUTTON)):
+        return _answer(request, "ask", 400)
+    leave(leaving)
+    return _answer(request, "done")
+
+
+def _answer(request: HttpRequest, state: str, status: int = 200) -> HttpResponse:
+    response = render(request, "tasks/unsubscribe.html", {"state": state}, status=status)
+    response["Cache-Control"] = "no-store"
+    response["Referrer-Policy"] = "no-referrer"  # the address of the page is the right to leave
+    response["X-Robots-Tag"] = "noindex"
+    return response
+
+
+@transaction.atomic
+def leave(leaving: contacts.Leaving) -> bool:
+    """Keep that this person wants no marketing mail, and have it written to the CRM; was it news?"""
+    _, fresh = ContactMark.objects.get_or_create(
+        person=leaving.person, kind=ContactMark.Kind.UNSUBSCRIBED, defaults={"at": clock.now()}
+    )
+    version = _writer() if fresh and leaving.customer_id else None
+    if version:
+        engine.start(version, {"crm_customer_id": leaving.customer_id}, by="unsubscribe")
+    return fresh
+
+
+def _writer() -> SopVersion | None:
+    """Return what writes the wish to the CRM, published when nobody has; None when staff switched it off."""
+    sop = Sop.objects.filter(slug=SOP).select_related("published").first()
+    if sop is None:
+        file = next(path for path in definition.shipped() if path.stem == SOP)
+        sop = definition.save_rows(definition.read_file(file))
+    if sop.published is None:
+        return definition.publish(sop)
+    return sop.published if sop.state == Sop.State.ACTIVE else None
