@@ -16,6 +16,7 @@ from django.http.response import HttpResponseBase
 from django.views.decorators.http import require_safe
 
 from sopengine import clock
+from tasks import watch
 from tasks.models import Approval, Notification, Pulse, Task
 
 SWEEP_PULSE = "sweep"
@@ -36,12 +37,16 @@ class Alive:
 
 @require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
-    """Answer 200 when work can be taken and is being done; else 503 with what is wrong."""
+    """Answer 200 when work can be taken and is being done; else 503 with what is wrong.
+
+    Who asks here again and again also makes that staff are told of silent workers, once.
+    """
     found: dict[str, Any] = {}
     wrong: list[str] = []
     try:
         _look_at_tables(found, wrong)
         found["database"] = "ok"
+        watch.look_for_workers()
     except DatabaseError:
         connection.close()
         found["database"] = "no answer"
@@ -152,6 +157,12 @@ def _figures() -> list[tuple[str, str, str, dict[str, float]]]:
             {"": _age(swept) if swept else -1},
         ),
         ("sop_notifications_pending", "Messages to staff that wait to be posted.", "gauge", {"": pending}),
+        (
+            "sop_notifications_dead",
+            "Messages to staff that could not be delivered.",
+            "gauge",
+            {"": Notification.objects.filter(state=Notification.State.DEAD).count()},
+        ),
         ("sop_approvals_open", "Questions that wait for a person.", "gauge", {"": asked}),
     ]
 
