@@ -30,17 +30,20 @@ def e164(text: Any) -> str:
 def spellings(text: str) -> list[str]:
     """Return the text and, when it is a phone number, the other ways in which a CRM may have stored it.
 
-    These are E.164, the digits without the country, and the form that is usual in the country.
+    These are E.164, the digits without the country, the form that is usual in the country, and its groups of
+    digits with hyphens between them, as in 612-555-0002.
     """
     text = text.strip()
     number = _read(text)
     if number is None:
         return [text]
+    usual = _EXTENSION.sub("", phonenumbers.format_number(number, PhoneNumberFormat.NATIONAL))
     forms = [
         text,
         phonenumbers.format_number(number, PhoneNumberFormat.E164),
         phonenumbers.national_significant_number(number),
-        _EXTENSION.sub("", phonenumbers.format_number(number, PhoneNumberFormat.NATIONAL)),
+        usual,
+        "-".join(re.findall(r"\d+", usual)),
     ]
     return list(dict.fromkeys(forms))
 

@@ -2,7 +2,11 @@
 
 from typing import Literal
 
+from django.conf import settings
+
 from tasks.outcome import DataError, Done, Notice, Outcome, StepRun, handler
+
+LOUD = ("error", "critical")
 
 
 @handler("chat.post", calls=False)
@@ -13,8 +17,12 @@ def post(
     channel: str = "",
     severity: Literal["info", "warning", "error", "critical"] = "info",
 ) -> Outcome:
-    """Post one message to the staff chat; without `channel`, to the procedure's own."""
+    """Post one message to the staff chat; without `channel`, to the procedure's own.
+
+    An error is for the channel of escalations, unless `channel` says otherwise.
+    """
     if not text.strip():
         raise DataError("There is nothing to post: text is empty.")
-    notice = Notice(text=text, channel=channel or step.channel, severity=severity, dedupe=step.key("post"))
+    usual = settings.ESCALATIONS_CHANNEL if severity in LOUD else step.channel
+    notice = Notice(text=text, channel=channel or usual, severity=severity, dedupe=step.key("post"))
     return Done(notify=(notice,))

@@ -14,6 +14,7 @@ from crm.provider import MAX_PAGES
 from crm.records import Customer, Record, plain
 from tasks import templating
 from tasks.outcome import (
+    Branch,
     Child,
     Continue,
     DataError,
@@ -24,6 +25,7 @@ from tasks.outcome import (
     RowTemplate,
     Start,
     StepRun,
+    Target,
     Unclear,
     Unsupported,
     handler,
@@ -308,6 +310,56 @@ def create(step: StepRun, *, attributes: dict[str, Any], entity: Entity = "custo
     """Create a record in the CRM."""
     record = getattr(step.crm, entity).create(attributes, key=step.key("create"))
     return Done(values={"id": record.id})
+
+
+class Entered(BaseModel):
+    """What became of somebody who was to be in the CRM: `was` is new, known or several."""
+
+    was: Open[Literal["new", "known", "several"]]
+
+
+def look_for_entered(
+    step: StepRun,
+    *,
+    attributes: dict[str, Any],
+    new: Target = "next",
+    known: Target = "next",
+    several: Target = "next",
+) -> Outcome | None:
+    """Return None: the step looks for the customer itself before it writes, at every try."""
+    return None
+
+
+@handler(
+    "crm.upsert",
+    crm=True,
+    effect=Effect.IDEMPOTENT,
+    look=look_for_entered,
+    results=Entered,
+    sets=CUSTOMER_NAMES,
+)
+def upsert(
+    step: StepRun,
+    *,
+    attributes: dict[str, Any],
+    new: Target = "next",
+    known: Target = "next",
+    several: Target = "next",
+) -> Outcome:
+    """Find the customer with this mail or phone, or create one; go on at `new`, `known` or `several`.
+
+    A known customer gets what is new and keeps status and source. When several fit, nothing is
+    written and no customer is set: that is for a person.
+    """
+    wanted = {name: value for name, value in attributes.items() if value not in (None, "", [])}
+    try:
+        customer, created = step.crm.get_or_create(wanted, key=step.key("upsert"))
+    except Unclear:
+        return Branch(to=several, values={"was": "several"})
+    # A try whose answer was lost has created the customer whom this one finds.
+    made_now = created or (customer.created_at is not None and customer.created_at >= step.now)
+    values = {**step.crm.customer_fields(customer), "was": "new" if made_now else "known"}
+    return Branch(to=new if made_now else known, values=values)
 
 
 def look_for_update(

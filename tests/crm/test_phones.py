@@ -126,4 +126,13 @@ def test_a_search_by_phone_is_one_call_for_each_spelling_and_any_other_is_one() 
 
     crm.search("+16125550002")
 
-    assert [call.operation for call in crm.calls] == ["search"] * 4
+    assert [call.operation for call in crm.calls] == ["search"] * 5
+
+
+def test_a_number_that_is_stored_with_hyphens_is_found() -> None:
+    forget_state()
+    shared_state().load("customers", [{"id": "x1", "name": "Ruth", "phone": "612-555-9134"}])
+
+    found = open_service(guarded=False).search("+16125559134")
+
+    assert [customer.id for customer in found] == ["x1"]

@@ -1,14 +1,18 @@
 """Laws of the steps that read and write the CRM."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from crm.provider import Connection, providers
+from crm.providers.mock import forget_state, shared_state
 from sopengine.errors import DataError, Unclear, Unsupported
-from tasks.outcome import Child, Continue, Done, Effect, Outcome, Start, StepRun, handlers
-from tests.tasks.steps import TASK, ListedCrm, customer, invoice, look, run, step_run
+from tasks.outcome import Branch, Child, Continue, Done, Effect, Outcome, Start, StepRun, handlers
+from tests.tasks.steps import NOW, TASK, ListedCrm, customer, invoice, look, run, step_run
 
 CAMPAIGN: dict[str, Any] = {
     "sop": "reactivate-customer",
@@ -313,6 +317,71 @@ def test_a_look_that_cannot_decide_says_so_instead_of_guessing() -> None:
         look("crm.create", step_run(), attributes={"name": "x"})
 
 
+# -- enter: find or create -----------------------------------------------------------------------
+
+WAYS = {"new": "welcome", "known": "greet", "several": "which"}
+ADA = {"name": "Ada", "email": "ada@example.test", "phone": "", "services": [], "status": "lead"}
+
+
+def enter(crm: ListedCrm, attributes: dict[str, Any] = ADA, **fields: Any) -> Branch:
+    outcome = run("crm.upsert", step_run(crm=crm, **fields), attributes=attributes, **WAYS)
+    assert isinstance(outcome, Branch)
+    return outcome
+
+
+def test_somebody_new_is_created_without_what_is_not_known() -> None:
+    crm = ListedCrm()
+    outcome = enter(crm)
+    assert (outcome.to, outcome.values["was"]) == ("welcome", "new")
+    assert outcome.values["crm_customer_id"] == crm.records[0].id
+    ((_, entity, written, key),) = crm.written
+    assert (entity, set(written), key) == ("customers", {"name", "email", "status"}, f"{TASK}:this:1:upsert")
+
+
+@pytest.fixture
+def mock() -> Iterator[Any]:
+    """The mock CRM, which has field maps: what is merged goes by them."""
+    forget_state()
+    yield providers.get("mock")(Connection())
+    forget_state()
+
+
+def test_somebody_known_keeps_the_status_and_gets_what_is_new(mock: Any) -> None:
+    before = shared_state().find("customers", "cus_0001")
+    assert before is not None
+    outcome = enter(mock, {**ADA, "email": before["email"].upper(), "services": ["aeration"]})
+    assert (outcome.to, outcome.values["was"]) == ("greet", "known")
+    assert outcome.values["crm_customer_id"] == "cus_0001"
+    after = shared_state().find("customers", "cus_0001")
+    assert after is not None
+    assert (after["status"], after["phone"]) == ("past", before["phone"])
+    assert after["services"] == [*before["services"], "aeration"]
+
+
+@pytest.mark.parametrize(("seconds", "to"), [(1, "welcome"), (-1, "greet")])
+def test_whom_a_lost_try_of_this_step_has_created_is_new(mock: Any, seconds: int, to: str) -> None:
+    made = {"id": "cus_0099", "name": "Ada", "email": "ada@example.test"}
+    made["created_at"] = (NOW + timedelta(seconds=seconds)).isoformat()
+    shared_state().load("customers", [made])
+    assert enter(mock, retries=1).to == to
+
+
+def test_of_several_who_fit_nobody_is_written_to_and_none_is_the_customer() -> None:
+    crm = ListedCrm([customer(1, email="ada@example.test"), customer(2, email="ada@example.test")])
+    outcome = enter(crm)
+    assert (outcome.to, outcome.values) == ("which", {"was": "several"})
+    assert crm.written == []
+
+
+def test_nobody_is_entered_without_mail_or_phone() -> None:
+    with pytest.raises(DataError, match="mail or phone"):
+        enter(ListedCrm(), {"name": "Ada"})
+
+
+def test_before_a_repeat_the_step_itself_looks() -> None:
+    assert look("crm.upsert", step_run(), attributes=ADA) is None
+
+
 def test_an_update_goes_to_the_customer_of_the_run_with_a_key() -> None:
     crm = ListedCrm([customer(1)])
 
@@ -351,7 +420,7 @@ def test_a_note_carries_a_key_and_a_reference_by_which_a_look_finds_it() -> None
     assert look("crm.note", replace(step, visit=2), text="Mail sent.") is None
 
 
-@pytest.mark.parametrize("name", ["crm.create", "crm.update", "crm.note"])
+@pytest.mark.parametrize("name", ["crm.create", "crm.upsert", "crm.update", "crm.note"])
 def test_every_write_is_idempotent_and_can_be_looked_up(name: str) -> None:
     known = handlers.get(name)
 
