@@ -27,6 +27,7 @@ DATABASES = {
     "postgres": "django.db.backends.postgresql",
     "postgresql": "django.db.backends.postgresql",
 }
+WEEK = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 MAIL_BACKENDS = "django.core.mail.backends"
 CERTIFICATE_CHECKS = ("required", "optional", "none")
 
@@ -135,6 +136,22 @@ class Environment:
             return default
         return value
 
+    def hooks(self, name: str) -> dict[str, tuple[str, str]]:
+        """Return who may post to /hooks: the scheme of its signature and what reads it, by source.
+
+        Written `source=scheme` or `source=scheme:reader`, with commas; system checks know which there are.
+        """
+        found: dict[str, tuple[str, str]] = {}
+        for word in self.words(name):
+            parts = re.fullmatch(r"([a-z0-9]+(?:-[a-z0-9]+)*)=([a-z0-9]+)(?::([a-z0-9]+))?", word)
+            if not parts or len(parts[1]) > 60:
+                self.refuse(name, f"{word!r} is not usable; expected such as billing=standard,mail=hmac:mail")
+            elif parts[1] in found:
+                self.refuse(name, f"{parts[1]!r} is there twice; expected each source once")
+            else:
+                found[parts[1]] = (parts[2], parts[3] or "json")
+        return found
+
     def packages(self, name: str) -> list[str]:
         """Return the names of Python packages that can be found; none of them is imported here."""
         words = self.words(name)
@@ -157,6 +174,18 @@ class Environment:
             )
             return default
         return value
+
+    def mail_addresses(self, name: str) -> list[str]:
+        """Return mail addresses, which stand with commas."""
+        words = self.words(name)
+        for word in words:
+            try:
+                validate_email(word)
+            except ValidationError:
+                self.refuse(
+                    name, f"{_masked(word)} is no address; expected such as owner@example.com,it@example.com"
+                )
+        return words
 
     def address(self, name: str, default: str = "") -> str:
         """Return an http(s) address without a slash at its end."""
@@ -205,6 +234,26 @@ class Environment:
             self.refuse(name, f"{value!r} is unknown; expected a time zone such as America/Chicago")
             return default
         return value
+
+    def days(self, name: str, default: str) -> tuple[int, ...]:
+        """Return days of the week, 0 for Monday, of a text such as MON-FRI or MON,WED,SAT."""
+        days = _days_of_week(self.text(name, default))
+        if days is None:
+            self.refuse(name, "is not usable; expected days such as MON-FRI, MON-SAT or TUE,THU")
+            return _days_of_week(default) or ()
+        return days
+
+    def hours(self, name: str, default: str, *, over_midnight: bool = False) -> tuple[int, int]:
+        """Return from and to of a text such as 09:00-18:00, in minutes of the day.
+
+        With `over_midnight` the first may be later than the second, and "none" is (0, 0).
+        """
+        hours = _minutes_of(self.text(name, default), over_midnight)
+        if hours is None:
+            more = ", over midnight or none" if over_midnight else ", the first before the second"
+            self.refuse(name, f"is not usable; expected hours such as {default}{more}")
+            return _minutes_of(default, over_midnight) or (0, 0)
+        return hours
 
     def database(self, name: str, default: str) -> dict[str, Any]:
         """Return Django's settings for a sqlite:// or postgres:// address."""
@@ -314,6 +363,33 @@ class Environment:
                 f"{name}_FILE", f"{path!r} cannot be read; expected a text file with the value of {name}"
             )
             return ""
+
+
+def _days_of_week(text: str) -> tuple[int, ...] | None:
+    """Return the numbers of the days, Monday 0, or None."""
+    found: set[int] = set()
+    for part in text.upper().replace(" ", "").split(","):
+        first, dash, last = part.partition("-")
+        if first not in WEEK or (dash and last not in WEEK):
+            return None
+        begin, end = WEEK.index(first), WEEK.index(last or first)
+        if end < begin:
+            return None
+        found.update(range(begin, end + 1))
+    return tuple(sorted(found))
+
+
+def _minutes_of(text: str, over_midnight: bool) -> tuple[int, int] | None:
+    """Return from and to in minutes of the day, or None."""
+    if over_midnight and text.strip().lower() == "none":
+        return 0, 0
+    found = re.fullmatch(r"\s*(\d{2}):([0-5]\d)\s*-\s*(\d{2}):([0-5]\d)\s*", text)
+    if not found:
+        return None
+    begin, end = (60 * int(found[i]) + int(found[i + 1]) for i in (1, 3))
+    if max(begin, end) > 1440 or begin == end or (begin > end and not over_midnight):
+        return None
+    return begin, end
 
 
 def host_and_port(address: str) -> str:

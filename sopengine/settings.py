@@ -30,6 +30,8 @@ _DEMO_SETTINGS = {
     "EMAIL_FOLDER": str(DEMO_FOLDER / "mail"),
     "BUSINESS_NAME": "Example Services",
     "BUSINESS_ADDRESS": "1 Main Street, Minneapolis, MN 55401",
+    "BUSINESS_PHONE": "(612) 555-0100",
+    "REVIEW_LINK": "https://reviews.example.com/example-services",
     "ENGINE_SWEEP": "1",
     "LOG_LEVEL": "ERROR",
 }
@@ -215,6 +217,27 @@ if CLOCK_OFFSET_FILE and not DEMO and not Path(CLOCK_OFFSET_FILE).is_file():  # 
 
 BUSINESS_NAME = env.text("BUSINESS_NAME", "Example Services")
 BUSINESS_ADDRESS = env.text("BUSINESS_ADDRESS")
+BUSINESS_PHONE = env.text("BUSINESS_PHONE")
+# Where customers write a review; a link of this kind often ends with a query.
+REVIEW_LINK = env.hook("REVIEW_LINK")
+# When the firm is open, and when mail to customers leaves; all on the wall clock of TIME_ZONE.
+BUSINESS_DAYS = env.days("BUSINESS_DAYS", "MON-FRI")
+BUSINESS_HOURS = env.hours("BUSINESS_HOURS", "09:00-18:00")
+SENDING_DAYS = env.days("SENDING_DAYS", "") if env.given("SENDING_DAYS") else BUSINESS_DAYS
+SENDING_HOURS = env.hours("SENDING_HOURS", "") if env.given("SENDING_HOURS") else BUSINESS_HOURS
+QUIET_HOURS = env.hours("QUIET_HOURS", "20:00-08:00", over_midnight=True)
+_ALL_DAY_QUIET = QUIET_HOURS[0] <= SENDING_HOURS[0] < SENDING_HOURS[1] <= QUIET_HOURS[1] or (
+    QUIET_HOURS[0] > QUIET_HOURS[1]
+    and (SENDING_HOURS[1] <= QUIET_HOURS[1] or SENDING_HOURS[0] >= QUIET_HOURS[0])
+)
+if _ALL_DAY_QUIET:
+    env.refuse("SENDING_HOURS", "lie within QUIET_HOURS; expected an hour in which mail may leave")
+_HOLIDAYS = ("new_year", "memorial", "independence", "labor", "thanksgiving", "christmas")
+HOLIDAYS = [] if env.text("HOLIDAYS") == "none" else env.words("HOLIDAYS", _HOLIDAYS)
+if not set(HOLIDAYS) <= set(_HOLIDAYS):
+    env.refuse("HOLIDAYS", f"expected none, or some of {', '.join(_HOLIDAYS)}; more are added in the admin")
+# At most one marketing mail per customer in so many days, over all procedures; 0 for no limit.
+MARKETING_EVERY_DAYS = env.whole("MARKETING_EVERY_DAYS", 7)
 VAULT_KEYS = env.keys("VAULT_KEYS", [DEVELOPMENT_VAULT_KEY])
 CRM_PROVIDER = env.name("CRM_PROVIDER", "mock")
 CRM_BASE_URL = env.address("CRM_BASE_URL")
@@ -242,7 +265,7 @@ if not re.fullmatch(r"[A-Z]{2}", PHONE_REGION):
 CRM_MOCK_FILE = env.text("CRM_MOCK_FILE", str(VAR_DIR / "crm-mock.sqlite3"), keep_empty=True)
 CRM_SYNC = env.flag("CRM_SYNC", default=False)
 MIRROR_DATABASE_URL = env.text("MIRROR_DATABASE_URL")
-TRANSPORTS = "webhook"  # those shipped that fit for production
+TRANSPORTS = "slack, webhook"  # those shipped that fit for production
 CHAT = env.name("CHAT", "console")
 CHAT_WEBHOOK_URL = env.hook("CHAT_WEBHOOK_URL")
 CHAT_WEBHOOK_SECRET = env.signing_secret("CHAT_WEBHOOK_SECRET")
@@ -258,6 +281,9 @@ SLACK_BOT_TOKEN = env.text("SLACK_BOT_TOKEN")
 SLACK_SIGNING_SECRET = env.text("SLACK_SIGNING_SECRET")
 SLACK_API_URL = env.address("SLACK_API_URL", "https://slack.com/api")
 ESCALATIONS_CHANNEL = env.text("ESCALATIONS_CHANNEL", "#escalations")
+OPS_CHANNEL = env.text("OPS_CHANNEL", "#ops-log")
+# Who gets by mail what is an error or worse, besides the escalations channel.
+ESCALATIONS_EMAIL = env.mail_addresses("ESCALATIONS_EMAIL")
 PLUGINS = env.packages("PLUGINS")
 
 DEFAULT_FROM_EMAIL = env.mailbox("DEFAULT_FROM_EMAIL", "office@example.test")
@@ -277,6 +303,16 @@ EMAIL_HOST_PASSWORD: str = _mail.get("HOST_PASSWORD", "")
 EMAIL_USE_TLS: bool = _mail.get("USE_TLS", False)
 EMAIL_USE_SSL: bool = _mail.get("USE_SSL", False)
 
+# Who may post to /hooks/<source>: the scheme of its signature, and what reads what it sends.
+HOOKS = env.hooks("HOOKS")
+# The Amazon SNS topics that mail may come by.
+MAIL_SNS_TOPIC = env.words("MAIL_SNS_TOPIC")
+# Whether mail to us is read here. Then answers to our mail go to an address of their own each.
+MAIL_IN = env.flag("MAIL_IN", default=False)
+REPLY_DOMAIN = env.text("REPLY_DOMAIN")
+if REPLY_DOMAIN and (":" in REPLY_DOMAIN or not is_host(REPLY_DOMAIN)):
+    env.refuse("REPLY_DOMAIN", f"{REPLY_DOMAIN!r} is no domain; expected such as reply.example.com")
+
 # -- the engine ------------------------------------------------------------------------------
 
 # All times in seconds. call < deadline < lease < Celery's limits (a system check says so).
@@ -284,6 +320,7 @@ ENGINE_CALL_TIMEOUT = env.number("ENGINE_CALL_TIMEOUT", 15.0, least=0.01)
 ENGINE_LEASE = env.number("ENGINE_LEASE", 60.0, least=0.01)
 ENGINE_DEADLINE = env.number("ENGINE_DEADLINE", 45.0, least=0.01)
 ENGINE_SWEEP = env.number("ENGINE_SWEEP", 15.0, least=0.01)
+ENGINE_SILENCE = env.number("ENGINE_SILENCE", 30.0, least=0.1)  # a busy machine is no silent one
 ENGINE_BRAKE = env.number("ENGINE_BRAKE", 60.0, least=0.01)  # rest after workers died again and again
 ENGINE_SLICE = env.number("ENGINE_SLICE", 60.0, least=0.01)
 ENGINE_SLICE_STEPS = env.whole("ENGINE_SLICE_STEPS", 20_000, least=1)
@@ -347,7 +384,7 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": max(ENGINE_SWEEP, 1.0)},
     }
 }
-CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
+CELERY_BEAT_SCHEDULER = "tasks.beat:Beat"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
 
 # -- the admin's skin --------------------------------------------------------------------------
@@ -454,8 +491,6 @@ if LIVE:
         env.refuse("VAULT_KEYS", "has the key of the development; with DEBUG off expected 32 random bytes")
     if CHAT == "console":
         env.refuse("CHAT", f"'console' is for development; with DEBUG off expected a transport: {TRANSPORTS}")
-    if CHAT == "slack":
-        env.refuse("CHAT", f"'slack' is no transport yet; expected a transport that exists: {TRANSPORTS}")
     if CHAT == "webhook" and not env.given("CHAT_WEBHOOK_URL"):
         env.refuse("CHAT_WEBHOOK_URL", "is not set; CHAT=webhook expected the address to post to")
     if CRM_PROVIDER != "mock" and (EMAIL_FOLDER or EMAIL_BACKEND.endswith("console.EmailBackend")):

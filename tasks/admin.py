@@ -4,17 +4,42 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from django import forms
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import User
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 from django.utils.html import format_html
 
-from tasks import inbox_views, pages, sop_views, views
+from sopengine import clock
+from tasks import (  # noqa: F401 - one registers itself
+    api_admin,
+    chat_admin,
+    contacts,
+    delivery_admin,
+    holidays,
+    inbox_views,
+    outbox,
+    pages,
+    sop_views,
+    views,
+)
 from tasks.admin_skin import AdminPasswordChangeForm, ModelAdmin, UserChangeForm, UserCreationForm
-from tasks.models import Approval, Notification, ScheduledRun, Sop, SopVersion, Task, TaskEvent
+from tasks.models import (
+    Approval,
+    ContactMark,
+    Holiday,
+    Notification,
+    ScheduledRun,
+    Sop,
+    SopVersion,
+    Task,
+    TaskEvent,
+)
 from tasks.overview import STATES
 from tasks.templatetags.staff_pages import badge, when
 from tasks.timeline import Names, line_of
@@ -25,7 +50,7 @@ View = Callable[..., HttpResponse]
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc,unused-ignore]
     """Rows that only the machine writes."""
 
-    actions = None
+    actions: tuple[str, ...] | None = None
 
     def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
         return False
@@ -124,6 +149,7 @@ class ApprovalAdmin(PagesAdmin):
         return [
             self.at("batch/", inbox_views.batch, "approval_batch"),
             self.at("<uuid:number>/answer/", inbox_views.answer, "approval_answer"),
+            self.at("<uuid:number>/hand-over/", inbox_views.hand_over, "approval_hand_over"),
             self.at("<uuid:number>/change/", inbox_views.question, "approval_change"),
             *super().get_urls(),
         ]
@@ -161,12 +187,26 @@ class ScheduledRunAdmin(ReadOnlyAdmin):
 
 @admin.register(Notification)
 class NotificationAdmin(ReadOnlyAdmin):
-    """Messages to staff; their text is sealed and shown nowhere."""
+    """Messages to staff; their text is sealed and shown nowhere. What was given up can be posted again."""
 
-    list_display = ("written", "kind", "channel", "state_in_words", "reason", "run")
-    list_filter = ("state", "kind", "severity")
+    list_display = ("written", "kind", "medium", "channel", "state_in_words", "reason", "count", "run")
+    list_filter = ("state", "kind", "severity", "medium")
     ordering = ("-created_at",)
-    exclude = ("sealed", "task", "approval", "dedupe")
+    exclude = ("sealed", "task", "approval", "dedupe", "replaces", "recipient")
+    actions = ("post_again",)
+
+    def has_post_again_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(pages.MAY_OPERATE)
+
+    @admin.action(description="Post again what was not delivered", permissions=["post_again"])
+    def post_again(self, request: HttpRequest, chosen: QuerySet[Notification]) -> None:
+        count = outbox.post_again(chosen.values_list("pk", flat=True))
+        gone = chosen.count() - count
+        messages.info(
+            request,
+            f"{count} will be posted again."
+            + (f" {gone} will not: they were delivered, or their text is gone." if gone else ""),
+        )
 
     @admin.display(ordering="created_at")
     def written(self, notice: Notification) -> str:
@@ -200,6 +240,77 @@ class TaskEventAdmin(ReadOnlyAdmin):
 
     def run(self, event: TaskEvent) -> str:
         return _run_link(event.task_id)
+
+
+@admin.register(Holiday)
+class HolidayAdmin(ModelAdmin):  # type: ignore[misc,unused-ignore]
+    """Days on which nothing is sent, besides the shipped ones (setting HOLIDAYS)."""
+
+    list_display = ("day", "name")
+    date_hierarchy = "day"
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        kept = holidays.coming(timezone.localdate(clock.now()), settings.HOLIDAYS)
+        told = ", ".join(f"{name} ({day:%a} {day.day} {day:%b %Y})" for day, name in kept)
+        messages.info(request, f"Kept besides these: {told or 'none'}. The setting HOLIDAYS says which.")
+        shown: HttpResponse = super().changelist_view(request, extra_context)
+        return shown
+
+
+class LeaveForm(forms.ModelForm):  # type: ignore[type-arg,unused-ignore]
+    """An address that wants no marketing mail: what is kept of it is a hash."""
+
+    address = forms.EmailField(help_text="Kept as a keyed hash: nobody can read it back.")
+
+    class Meta:
+        model = ContactMark
+        fields: list[str] = []
+
+    def clean_address(self) -> str:
+        """Return the address, unless it is on the list already."""
+        address = str(self.cleaned_data["address"])
+        known = ContactMark.objects.filter(
+            person=contacts.person_of_address(address), kind=ContactMark.Kind.UNSUBSCRIBED
+        ).first()
+        if known:
+            where = reverse("admin:tasks_contactmark_delete", args=[known.pk])
+            raise forms.ValidationError(
+                format_html('This address is on the list already. <a href="{}">Take it off</a>', where)
+            )
+        return address
+
+
+@admin.register(ContactMark)
+class ContactMarkAdmin(ReadOnlyAdmin):
+    """Who was written to and who wants no mail, as hashes; staff may add to the latter and take off it."""
+
+    list_display = ("marked", "kind", "person")
+    list_filter = ("kind",)
+    ordering = ("-at",)
+
+    @admin.display(description="when", ordering="at")
+    def marked(self, mark: ContactMark) -> str:
+        return when(mark.at)
+
+    def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
+        return request.user.has_perm("tasks.add_contactmark")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        left = obj is None or obj.kind == ContactMark.Kind.UNSUBSCRIBED
+        return left and request.user.has_perm("tasks.delete_contactmark")
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        if change:
+            return super().get_form(request, obj, change, **kwargs)
+        return super().get_form(request, obj, change, **{**kwargs, "form": LeaveForm})
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        return ("address",) if obj is None else ("person", "kind", "at")
+
+    def save_model(self, request: HttpRequest, obj: ContactMark, form: Any, change: bool) -> None:
+        obj.person = contacts.person_of_address(form.cleaned_data["address"])
+        obj.kind, obj.at = ContactMark.Kind.UNSUBSCRIBED, clock.now()
+        super().save_model(request, obj, form, change)
 
 
 def _run_link(number: UUID | None) -> str:

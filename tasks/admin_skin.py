@@ -62,9 +62,14 @@ _SIDEBAR: list[tuple[str, list[tuple[str, str, str]]]] = [
         [
             ("Scheduled starts", "event", "tasks.scheduledrun"),
             ("Messages to staff", "chat", "tasks.notification"),
+            ("Webhooks in", "inbox", "sopengine.delivery"),
+            ("Holidays", "celebration", "tasks.holiday"),
+            ("Marketing mail", "unsubscribe", "tasks.contactmark"),
             ("CRM connection", "lan", "crm.health"),
             ("Logins to other systems", "key", "credentials.credential"),
+            ("Keys for the API", "vpn_key", "tasks.apikey"),
             ("Staff", "group", "auth.user"),
+            ("Chat accounts", "alternate_email", "tasks.chataccount"),
         ],
     ),
 ]

@@ -11,9 +11,11 @@ class TasksConfig(AppConfig):
     def ready(self) -> None:
         """Load what registers itself: handlers and transports, ours and those of PLUGINS."""
         from tasks.outcome import handlers
+        from tasks.readers import readers
         from tasks.transports import transports
 
         handlers.load("tasks.handlers")
+        readers.load("tasks.readers")
         transports.load("tasks.transports")
         for package in settings.PLUGINS:
             handlers.load(package)

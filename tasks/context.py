@@ -20,6 +20,9 @@ Values = dict[str, Any]
 
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,79}")
+_BARE_PHONE = re.compile(r"\d{10,11}")
+_AMOUNT = re.compile(r"-?\d{1,12}\.\d{1,2}")
 _PHONE = re.compile(r"\+?[\d\s().-]{7,20}")
 
 
@@ -66,16 +69,30 @@ def put_result(
 
 
 def split_inputs(inputs: Mapping[str, Any]) -> tuple[Values, Values]:
-    """Return a run's inputs as (open, sealed): numbers, flags and the CRM's id are open."""
+    """Return a run's inputs as (open, sealed): numbers, flags and ids are open."""
     plain: Values = {}
     sealed: Values = {}
     for name, value in inputs.items():
         readable = name == CUSTOMER_ID or value is None or isinstance(value, bool | int | float)
-        if readable and not name.startswith("customer_"):
+        if (readable and not name.startswith("customer_")) or is_open_id(name, value):
             plain[name] = checked_open(name, value)
         else:
             sealed[name] = value
     return plain, sealed
+
+
+def is_open_id(name: str, value: Any) -> bool:
+    """Whether this is an id by its name (`quote_id`) and by its looks: one word of digits, letters, . _ : -.
+
+    What might be a mail address or a phone number, ten or eleven bare digits included, is none.
+    """
+    if not name.endswith("_id") or name.startswith("customer_") or isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        value = str(value)
+    if not isinstance(value, str) or not _ID.fullmatch(value) or _is_phone(value):
+        return False
+    return name == CUSTOMER_ID or not _BARE_PHONE.fullmatch(value)
 
 
 def checked_open(name: str, value: Any) -> Any:
@@ -86,8 +103,8 @@ def checked_open(name: str, value: Any) -> Any:
 
 
 def _is_phone(text: str) -> bool:
-    """A phone number has separators or a plus; bare digits are an id, and a date is a date."""
-    if text.isdigit() or _DATE.match(text):
+    """A phone number has separators or a plus; bare digits are an id, a date is a date, an amount one."""
+    if text.isdigit() or _DATE.match(text) or _AMOUNT.fullmatch(text):
         return False
     return bool(_PHONE.fullmatch(text)) and sum(c.isdigit() for c in text) >= 7
 

@@ -25,7 +25,7 @@ from django.db.models import Q
 
 from crm.mock.state import MockState
 from sopengine import clock
-from tasks import approvals, definition, journal, triggers
+from tasks import approvals, definition, journal, sending, triggers
 from tasks.models import Approval, Notification, Sop, Task
 
 CAMPAIGN = "past-customer-reactivation"
@@ -78,7 +78,10 @@ def migrate() -> None:
 def first_slot(after: datetime) -> datetime:
     """Return when the campaign's own schedule says that it begins next: a Monday at nine, in season."""
     file = next(path for path in definition.shipped() if path.stem.replace("_", "-") == CAMPAIGN)
-    slot = triggers.next_slot(definition.read_file(file).trigger, after)
+    trigger = definition.read_file(file).trigger
+    slot = triggers.next_slot(trigger, after)
+    while slot and not sending.calendar().is_open(slot, "sending"):  # on a holiday no mail would leave
+        slot = triggers.next_slot(trigger, slot)
     if slot is None:
         raise DemoError(f"The schedule of {CAMPAIGN} never comes.")
     return slot

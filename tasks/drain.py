@@ -9,7 +9,7 @@ import logging
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 from uuid import UUID, uuid4
@@ -28,17 +28,19 @@ from tasks import (
     calendars,
     children,
     crm_line,
+    days_off,
     journal,
     outbox,
     perform,
     plan,
+    sending,
     transition,
     turns,
     wakeups,
 )
 from tasks import context as values
 from tasks.crew import Crew, Job, StepDeadline
-from tasks.outcome import Done, Effect, handlers
+from tasks.outcome import Branch, Done, Effect, handlers
 from tasks.transition import Rules, Turn
 
 T = TypeVar("T")
@@ -66,6 +68,13 @@ class Ready:
     turn: Turn
     call: plan.Call
     marked: bool = False  # the start mark was set for this very hand-over
+
+
+def _may_have_left(reply: perform.Reply) -> bool:
+    """Return whether a step that writes to a customer may have done so."""
+    if isinstance(reply.outcome, StepError):
+        return reply.outcome.sent == "maybe"
+    return isinstance(reply.outcome, Done)
 
 
 def never() -> bool:
@@ -106,6 +115,7 @@ class Drain:
         """Work until nothing is due or the slice is over; give back what was not begun."""
         if journal.braked():
             return DrainReport(0, 0, False, 0)
+        self._insist(days_off.read)
         try:
             while True:
                 self._collect()
@@ -220,7 +230,7 @@ class Drain:
                 call = self._call(turn)
             except UnknownName as error:
                 transition.park(
-                    turn, "handler_missing", str(error), once=f"missing:{turn.version}:{turn.step}"
+                    turn, "handler_missing", str(error), alike=f"missing:{turn.version}:{turn.step}"
                 )
                 break
             except StepError as error:
@@ -232,8 +242,14 @@ class Drain:
             if call.plan.handler.crm and (held := crm_line.held(started=turn.started)):
                 self._failed(turn, held)
                 break
-            if self._must_pace(turn, call.plan):
+            try:
+                cleared = self._cleared(turn, call)
+            except StepError as error:
+                self._failed(turn, error)
+                continue
+            if cleared is None or self._must_pace(turn, cleared.plan):
                 break
+            call = cleared
             # A repeat under the same key must say the same: what the first try saw is kept before it.
             if call.effect in MARKED or (call.effect is Effect.IDEMPOTENT and (turn.events or fresh)):
                 self.to_start.append(Ready(turn, call))
@@ -259,6 +275,29 @@ class Drain:
         if not self._window:
             self._window.append(open_service().idempotency)
         return self._window[0]
+
+    def _cleared(self, turn: Turn, call: plan.Call) -> plan.Call | None:
+        """Return the call with what is known of the person it writes to; None when it must not leave now."""
+        if not call.plan.handler.contacts and (turn.started or not sending.is_rationed(call)):
+            return call
+        if turn.frees:  # or its own earlier try would be in its way
+            journal.free_contacts([turn.frees])
+            turn.frees = None
+        try:
+            if call.plan.handler.contacts:
+                return replace(call, contact=self._insist(lambda: sending.contact_of(turn)))
+            verdict = self._insist(lambda: sending.verdict(turn, call))
+        except vault.VaultError as error:
+            raise DataError(str(error), code="vault") from None
+        if isinstance(verdict, sending.Cleared):
+            return replace(call, contact=verdict.contact, reserved=verdict.reserved)
+        if isinstance(verdict, sending.Later):
+            transition.move(turn, verdict.until, verdict.why)
+        else:
+            transition.take_outcome(
+                turn, call.plan.handler, Branch("complete", result=verdict.result, why=verdict.why)
+            )
+        return None
 
     def _must_pace(self, turn: Turn, made: plan.Plan) -> bool:
         """Give a step with a rate limit its slot; a run whose slot is not now waits for it."""
@@ -315,6 +354,8 @@ class Drain:
         """Make what the handler answered part of its turn."""
         turn, handler = ready.turn, ready.call.plan.handler
         self.steps += 1
+        if ready.call.reserved and not _may_have_left(reply):
+            turn.frees = ready.call.reserved
         reply.notes.write()
         for call in reply.calls:
             turn.note("crm_called", **perform.told(call))

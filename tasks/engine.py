@@ -5,13 +5,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from credentials import vault
 from tasks import children, journal, wakeups
 from tasks.drain import Drain, DrainReport, never
 from tasks.inputs import InputError
 from tasks.models import SopVersion, Task
 from tasks.transition import SIGNALS
 
-__all__ = ["DrainReport", "InputError", "drain", "signal", "start"]
+__all__ = ["DrainReport", "InputError", "drain", "signal", "start", "started"]
 
 FOR_THE_FAMILY = frozenset({"pause", "resume", "cancel"})
 
@@ -24,11 +25,13 @@ def start(
     priority: int | None = None,
     slot: datetime | None = None,
     by: str = "",
+    origin: Mapping[str, Any] | None = None,
 ) -> Task | None:
     """Start one run, in the caller's transaction if there is one; wake-ups follow its commit.
 
     `key` makes it unique for ever within its SOP (a cancelled run gives it back): None is returned
-    when it is spent. `by` is an open code of who or what started it. Raises InputError.
+    when it is spent. `by` is an open code of who or what started it; `origin` are more codes that its
+    first event keeps. Raises InputError.
     """
     now = journal.database_now()
     row = children.task_row(
@@ -36,15 +39,25 @@ def start(
         inputs,
         slot=slot or now,
         now=now,
-        key=f"start:{version.sop_id}:{key}" if key else None,
+        key=_start_key(version.sop_id, key) if key else None,
         priority=priority,
-        origin={"by": by} if by else {},
+        origin={**({"by": by} if by else {}), **(origin or {})},
     )
     made = journal.insert_tasks([row])
     if not made:
         return None
     wakeups.wake()
     return Task.objects.get(pk=row["id"])
+
+
+def started(sop_id: int, key: str) -> Task | None:
+    """Return the run that was started with this key; None before, and once it is cancelled or pruned."""
+    spent = vault.fingerprint(_start_key(sop_id, key))
+    return Task.objects.filter(idempotency_key=spent).exclude(status=Task.Status.CANCELLED).first()
+
+
+def _start_key(sop_id: int, key: str) -> str:
+    return f"start:{sop_id}:{key}"
 
 
 def signal(tasks: Iterable[UUID | str], kind: str, **codes: Any) -> int:

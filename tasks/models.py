@@ -255,6 +255,15 @@ class Approval(models.Model):
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
     answered_at = models.DateTimeField(null=True, blank=True)
+    # Who may answer: {"users": [logins], "groups": [names], "not": id of who started the run}; {}: all may.
+    allowed = models.JSONField(default=dict, blank=True)
+    assignee = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    # The chat message that lists it; NULL until staff were told.
+    message = models.ForeignKey(
+        "Notification", null=True, blank=True, on_delete=models.SET_NULL, related_name="lists"
+    )
 
     class Meta:
         verbose_name = _("approval")
@@ -264,6 +273,10 @@ class Approval(models.Model):
         indexes = [
             # The inbox of open questions, oldest first.
             models.Index(fields=["created_at"], name="approval_open", condition=Q(state="open")),
+            # Questions of which staff have not been told.
+            models.Index(
+                fields=["created_at"], name="approval_untold", condition=Q(state="open", message__isnull=True)
+            ),
         ]
         constraints = [
             models.UniqueConstraint(
@@ -282,6 +295,10 @@ class Notification(models.Model):
         PENDING = "pending", _("Waiting to be posted")
         SENT = "sent", _("Posted")
         DEAD = "dead", _("Given up")
+
+    class Medium(models.TextChoices):
+        CHAT = "chat", _("Chat")
+        MAIL = "mail", _("Mail")
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     task = models.ForeignKey(
@@ -302,6 +319,18 @@ class Notification(models.Model):
     sent_at = models.DateTimeField(null=True, blank=True)
     reference = models.CharField(max_length=120, blank=True, default="")
     reason = models.CharField(max_length=200, blank=True, default="")
+    # By which way it goes: to the chat, or by mail to one person or to all of ESCALATIONS_EMAIL.
+    medium = models.CharField(max_length=10, choices=Medium.choices, default=Medium.CHAT)
+    recipient = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    # Equal alerts have the same `fold`: within its window the first one counts the others.
+    fold = models.CharField(max_length=120, blank=True, default="")
+    count = models.PositiveIntegerField(default=1)
+    # The posted message that this one takes the place of.
+    replaces = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.CASCADE, related_name="replaced_by"
+    )
 
     class Meta:
         verbose_name = _("message")
@@ -310,6 +339,8 @@ class Notification(models.Model):
         indexes = [
             # The outbox: what must be posted next.
             models.Index(fields=["wake_at"], name="notification_due", condition=Q(wake_at__isnull=False)),
+            # The newest of equal alerts.
+            models.Index(fields=["fold", "-created_at"], name="notification_fold", condition=~Q(fold="")),
         ]
         constraints = [
             models.CheckConstraint(
@@ -380,6 +411,83 @@ class SpentKey(models.Model):
 
     def __str__(self) -> str:
         return self.key[:8]
+
+
+class ChatAccount(models.Model):
+    """Who one of us is in the chat: the chat's own id of a person, and the login it stands for."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="chat_account"
+    )
+    chat_id = models.CharField(max_length=80, unique=True)
+
+    class Meta:
+        verbose_name = _("chat account")
+        verbose_name_plural = _("chat accounts")
+
+    def __str__(self) -> str:
+        return self.chat_id
+
+
+class ContactMark(models.Model):
+    """That and when a person was written to, or wants no mail; `person` is a keyed hash, never a name.
+
+    `mark` is the key of the step that made it, so that a repeat of this step finds its own.
+    """
+
+    class Kind(models.TextChoices):
+        MARKETING = "marketing", _("Marketing mail")
+        REVIEW = "review", _("Asked for a review")
+        UNSUBSCRIBED = "unsubscribed", _("Wants no marketing mail")
+
+    person = models.CharField(max_length=80)
+    kind = models.CharField(max_length=20, choices=Kind.choices)
+    at = models.DateTimeField()
+    mark = models.CharField(max_length=200, blank=True, default="")
+
+    class Meta:
+        verbose_name = _("contact mark")
+        verbose_name_plural = _("contact marks")
+        constraints = [models.UniqueConstraint(fields=["person", "kind"], name="contact_mark_once")]
+
+    def __str__(self) -> str:
+        return f"{self.person[:12]} {self.kind}"
+
+
+class Holiday(models.Model):
+    """A day on which nothing is sent; the shipped ones are rules in `tasks/holidays.py`."""
+
+    day = models.DateField(unique=True)
+    name = models.CharField(max_length=80)
+
+    class Meta:
+        verbose_name = _("holiday")
+        verbose_name_plural = _("holidays")
+        ordering = ["day"]
+
+    def __str__(self) -> str:
+        return f"{self.day} {self.name}"
+
+
+class ApiKey(models.Model):
+    """A key for the API: only its digest is kept. What it does is done in the name of `user`."""
+
+    name = models.CharField(max_length=80, unique=True)
+    prefix = models.CharField(max_length=12, unique=True)
+    digest = models.CharField(max_length=64)
+    scopes = models.JSONField(default=list)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    created_at = models.DateTimeField()
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("API key")
+        verbose_name_plural = _("API keys")
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 register_sealed("tasks.Task", "sealed", "request")

@@ -15,7 +15,7 @@ The keyword-only parameters, with their types, are the step's `with:` schema.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_type_hints
 from uuid import UUID
@@ -36,12 +36,15 @@ from sopengine.errors import (
     Unsupported,
 )
 from sopengine.registry import Registry
+from tasks.business_hours import Calendar, usual
 
 __all__ = [
+    "Aside",
     "Ask",
     "AuthError",
     "Branch",
     "Child",
+    "Contact",
     "Continue",
     "DataError",
     "Deadline",
@@ -97,9 +100,13 @@ class _RowMark(_RawMark):
 
 @dataclass(frozen=True, slots=True)
 class TargetMark:
-    """Marks a value that names where the run goes: a step key, "next", "complete" or one of `words`."""
+    """Marks a value that names where the run goes: a step key, "next", "complete" or one of `words`.
+
+    `aside`: the run goes there without the step having done its work.
+    """
 
     words: frozenset[str] = frozenset()
+    aside: bool = False
 
 
 class MessageMark:
@@ -119,6 +126,7 @@ def _with_zone(moment: datetime) -> datetime:
 T = TypeVar("T")
 Open = Annotated[T, _OpenMark()]
 Target = Annotated[str, TargetMark()]
+Aside = Annotated[str, TargetMark(aside=True)]
 Decision = Annotated[str, TargetMark(frozenset({"approve", "edit", "decline"}))]
 MessageName = Annotated[str, MessageMark()]
 MoreNames = Annotated[dict[str, Any], NamesMark()]
@@ -126,6 +134,8 @@ RawTemplate = Annotated[str, _RawMark()]
 RowTemplate = Annotated[str, _RowMark()]
 # What a RowTemplate may name besides the step's own context; `row` has the record's id and codes.
 ROW_NAMES = frozenset({"crm_customer_id", "row"})
+# What a step that drafts puts into its templates besides the step's own context.
+DRAFT_NAMES = frozenset({"unsubscribe_url"})
 
 
 # -- what a handler may answer ---------------------------------------------------------------
@@ -142,13 +152,15 @@ Moment = Annotated[datetime, AfterValidator(_with_zone)]
 class Notice:
     """One message to staff, posted through the outbox. `severity`: info, warning, error, critical.
 
-    Notices with the same `dedupe` are posted once.
+    Notices with the same `dedupe` are posted once; those with the same `fold` become one with a count
+    when they come within a quarter of an hour.
     """
 
     text: str
     channel: str = ""
     severity: str = "info"
     dedupe: str = ""
+    fold: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +218,8 @@ class Ask:
 
     `draft` is what the customer would get: {"to", "subject", "text", "html"}. Times are seconds
     after asking; `then` is what happens when nobody answers: decline, escalate or continue.
+    `who` are logins and `group:<name>`: only they may answer; `not_asker`: never the one who started
+    the run. Any event in `void_on` withdraws the question, and the run goes on at `void_to`.
     The step's result is then {"choice": key, and the approved draft}.
     """
 
@@ -217,6 +231,10 @@ class Ask:
     escalate_after: Seconds | None = None
     expire_after: Seconds | None = None
     then: Literal["decline", "escalate", "continue"] = "decline"
+    who: Sequence[str] = ()
+    not_asker: bool = False
+    void_on: Sequence[str] = ()
+    void_to: str = "complete"
     notify: Sequence[Notice] = ()
 
 
@@ -239,11 +257,13 @@ class Start:
     """Start children, and wait until none is open unless `wait` is off.
 
     The step's result, and `children` at the top of the context, are then counts by result:
-    {"total": 7, "sent": 5, "declined": 1, "skipped": 1, ...}.
+    {"total": 7, "sent": 5, "declined": 1, "skipped": 1, ...}. `gather` names a step of theirs: `rows`
+    then has the open part of its result, of each child that came through it, with its `crm_customer_id`.
     """
 
     children: Sequence[Child]
     wait: bool = True
+    gather: str = ""
     notify: Sequence[Notice] = ()
 
 
@@ -296,12 +316,28 @@ class Deadline(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Contact:
+    """What the engine knows of the person whom a step writes to, or is about.
+
+    `last` is when that was for the last time, by kind (marketing, review); `unsubscribed`: wants no
+    marketing mail; `unsubscribe_url` is where one says so, "" where that need not be offered; `escalated`:
+    another run about this customer has called for a person and waits.
+    """
+
+    last: Mapping[str, datetime] = field(default_factory=dict)
+    unsubscribed: bool = False
+    unsubscribe_url: str = ""
+    escalated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StepRun:
     """One run of one step, as its handler sees it.
 
     `context` has the run's inputs, the cached `customer_` fields and each earlier step's result
     by key. `now` is when the step began: the same at every repeat. `cursor` is what this step's
     own last `Continue` said. `filters` are those by which a listing found this run's customer.
+    `contact` is known to steps that send, and to those that are registered with `contacts`.
     """
 
     task_id: UUID
@@ -316,6 +352,13 @@ class StepRun:
     cursor: str = ""
     retries: int = 0
     filters: Mapping[str, Any] = field(default_factory=dict)
+    contact: Contact = field(default_factory=Contact)
+    days_off: Mapping[date, str] = field(default_factory=dict)
+
+    @property
+    def calendar(self) -> Calendar:
+        """Return when the business is open, and when it writes to customers."""
+        return usual(self.days_off)
 
     def key(self, name: str = "") -> str:
         """Return the idempotency key of one write of this step: the same at every repeat."""
@@ -350,6 +393,7 @@ class Handler:
     raw_params: frozenset[str]
     row_params: frozenset[str]
     summary: str
+    contacts: bool = False
 
 
 handlers: Registry[Handler] = Registry("handler")
@@ -369,6 +413,7 @@ def handler(
     waits: bool = False,
     rechecks: bool = False,
     sets: Sequence[str] = (),
+    contacts: bool = False,
 ) -> Callable[[Run], Run]:
     """Register the function under `name`.
 
@@ -381,6 +426,7 @@ def handler(
     sends    a customer sees the effect   asks   stops for a person   waits   stops for time
     drafts   writes a text to a customer, which a person may have to see again
     sets     top-level names it puts into the context besides its own key
+    contacts is told when this run's customer was last written to
     """
 
     def add(run: Run) -> Run:
@@ -407,6 +453,7 @@ def handler(
                 raw_params=_marked_params(run, _RawMark),
                 row_params=_marked_params(run, _RowMark),
                 summary=(inspect.getdoc(run) or "").split("\n")[0],
+                contacts=contacts,
             )
         )
         return run

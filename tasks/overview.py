@@ -13,6 +13,7 @@ from django.db.models import Q
 from crm import breaker, health
 from sopengine import clock
 from tasks.models import Approval, Notification, Pulse, Sop, Task
+from tasks.notices import away_pulse
 from tasks.schedules import next_slots
 from tasks.timeline import span
 
@@ -54,6 +55,8 @@ STATES: Mapping[str, State] = {
     "pending": State("Waiting to be posted", "…", "wait"),
     "sent": State("Posted", "✓", "good"),
     "dead": State("Not delivered", "✕", "bad"),
+    "received": State("Waiting to be processed", "…", "wait"),
+    "processed": State("Processed", "✓", "good"),
 }
 
 
@@ -112,12 +115,13 @@ class Overview:
     late: int
     alive: Alive
     crm: Alive
+    chat: Alive
 
     @property
     def calm(self) -> bool:
         """Return whether nobody need do anything."""
         counted = self.to_answer or self.stopped or self.undelivered or self.failed or self.late
-        return not counted and self.crm.tone == "good"
+        return not counted and self.crm.tone == self.chat.tone == "good"
 
 
 def overview() -> Overview:
@@ -132,6 +136,7 @@ def overview() -> Overview:
         late=Task.objects.filter(needs("late", now)).count(),
         alive=alive(now),
         crm=crm(now),
+        chat=chat(),
     )
 
 
@@ -170,6 +175,22 @@ def crm(now: datetime) -> Alive:
     )
     tone = "bad" if standing.state in (breaker.SILENT, breaker.REFUSED) else "wait"
     return Alive(tone, f"The CRM {breaker.in_words(standing, now)}.{waiting}")
+
+
+def chat() -> Alive:
+    """Say whether what is said to staff reaches them."""
+    away = {
+        medium: pulse.data.get("code", "")
+        for medium in Notification.Medium.values
+        for pulse in Pulse.objects.filter(name=away_pulse(medium))
+    }
+    if not away:
+        return Alive("good", "Messages to staff are delivered.")
+    names = {Notification.Medium.CHAT: "chat", Notification.Medium.MAIL: "mail"}
+    told = " and ".join(f"{names[Notification.Medium(medium)]} ({code})" for medium, code in away.items())
+    count = Notification.objects.filter(state=Notification.State.PENDING, medium__in=away).count()
+    waiting = f"{count} message{' waits' if count == 1 else 's wait'}"
+    return Alive("bad", f"Messages to staff do not leave by {told}; {waiting} and nothing is lost.")
 
 
 @dataclass(frozen=True, slots=True)

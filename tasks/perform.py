@@ -72,7 +72,7 @@ def _run(turn: Turn, call: plan.Call, deadline: StepDeadline) -> Reply:
     try:
         crm = open_service(deadline, notes=notes) if handler.crm or handler.rechecks else None
         deadline.check()
-        run = plan.step_run(turn, crm or plan.NO_CRM, deadline)
+        run = plan.step_run(turn, crm or plan.NO_CRM, deadline, call.contact)
         found = handler.look(run, **call.params) if call.looks and handler.look else None
         looking, known = False, found is not None
         outcome = _kept(handler.run(run, **call.params) if found is None else found)

@@ -1,7 +1,7 @@
 """From a step's line to a call: its handler, its parameters, its effect, what its templates may name."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, cast
@@ -14,10 +14,10 @@ from credentials import vault
 from crm.service import CrmService
 from sopengine.errors import DataError
 from tasks import context as values
-from tasks import templating
+from tasks import days_off, templating
 from tasks.definition import SopDef, StepDef, from_json
 from tasks.models import SopVersion
-from tasks.outcome import Deadline, Done, Effect, Handler, Outcome, StepRun, handlers
+from tasks.outcome import Contact, Deadline, Done, Effect, Handler, Outcome, StepRun, handlers
 from tasks.transition import Turn
 
 
@@ -32,13 +32,19 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One run of a step, ready to be made. `looks` says that what was sent must be looked up first."""
+    """One run of a step, ready to be made. `looks` says that what was sent must be looked up first.
+
+    `contact` is what is known of the person it writes to; `reserved` is whose turn was taken under which
+    mark, None where no turn was needed.
+    """
 
     plan: Plan
     params: Mapping[str, Any]
     rendered: Mapping[str, Any]
     effect: Effect
     looks: bool
+    contact: Contact = field(default_factory=Contact)
+    reserved: tuple[str, str] | None = None
 
 
 @lru_cache(maxsize=512)
@@ -132,7 +138,13 @@ def surroundings(slot: datetime, now: datetime) -> dict[str, Any]:
     return {
         "slot": _moment(slot.astimezone(zone)),
         "now": now.astimezone(zone).isoformat(),
-        "business": {"name": settings.BUSINESS_NAME, "address": settings.BUSINESS_ADDRESS},
+        "business": {
+            "name": settings.BUSINESS_NAME,
+            "address": settings.BUSINESS_ADDRESS,
+            "phone": settings.BUSINESS_PHONE,
+            "review_link": settings.REVIEW_LINK,
+            "hears_replies": settings.MAIL_IN,
+        },
     }
 
 
@@ -212,7 +224,7 @@ class NoCrm:
 NO_CRM = cast(CrmService, NoCrm())
 
 
-def step_run(turn: Turn, crm: CrmService, deadline: Deadline) -> StepRun:
+def step_run(turn: Turn, crm: CrmService, deadline: Deadline, contact: Contact) -> StepRun:
     """Return what the handler gets."""
     return StepRun(
         task_id=turn.id,
@@ -227,4 +239,6 @@ def step_run(turn: Turn, crm: CrmService, deadline: Deadline) -> StepRun:
         cursor=turn.progress.get("cursor", ""),
         retries=turn.retries,
         filters=turn.progress.get("filters", {}),
+        contact=contact,
+        days_off=days_off.known(),
     )

@@ -205,7 +205,7 @@ def problems_of(sop: Sop) -> list[Problem]:
     if not sop.steps.all():
         return [Problem("The SOP has no steps yet. Add the first one below.")]
     try:
-        return list(definition.validate(definition.from_rows(sop)))
+        return list(definition.obstacles(definition.from_rows(sop)))
     except DefinitionError as error:
         return list(error.problems)
 
@@ -604,7 +604,7 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _start(request: HttpRequest, version: SopVersion, form: Any, once: uuid.UUID) -> HttpResponse | None:
-    by = str(pages.staff(request).pk)
+    by = f"user:{pages.staff(request).pk}"
     try:
         task = engine.start(version, form.given(), key=f"form:{once}", by=by)
     except engine.InputError as error:

@@ -1,8 +1,8 @@
 """The sweep: what heals everything. Beat runs it, and so does each worker in passing.
 
 It fires due schedules, wakes parents and children whose message was lost, posts what waits in the
-outbox, takes values that were kept long enough, asks for as many drains as there is work, and sees
-whether a CRM that was away is back.
+outbox, takes values that were kept long enough, asks for as many drains as there is work, sees
+whether a CRM that was away is back, posts the daily summary, and looks whether beat is still there.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from celery import shared_task
 from django.conf import settings
 
 from sopengine import inbox
-from tasks import crm_line, engine, journal, outbox, shutdown, triggers, wakeups
+from tasks import crm_line, deliveries, engine, journal, outbox, shutdown, summary, triggers, wakeups, watch
 
 MOST_WAKEUPS = 4
 
@@ -31,7 +31,9 @@ def sweep(*, force: bool = False) -> SweepReport:
     """Sweep, at most once per ENGINE_SWEEP over all processes unless forced."""
     if not journal.beat_once("sweep", 0.0 if force else settings.ENGINE_SWEEP * 0.9):
         return SweepReport(ran=False)
+    watch.is_back(watch.SWEEP)
     fired = triggers.fire_due()
+    deliveries.process()
     heal_families()
     take_old_values()
     posted = outbox.pump()
@@ -40,6 +42,8 @@ def sweep(*, force: bool = False) -> SweepReport:
     due = journal.due_count()
     if due:
         wakeups.wake(min(MOST_WAKEUPS, 1 + due // settings.ENGINE_BATCH))
+    watch.look_for_beat()
+    summary.post_due()
     return SweepReport(True, fired, due, posted + mind_connections())
 
 
@@ -82,6 +86,7 @@ def _uuid(value: UUID | str) -> UUID:
 def run_drain() -> None:
     """A wake-up came: drain, and let a process with stuck threads be replaced."""
     with shutdown.postponed():
+        deliveries.process()
         report = engine.drain(stop=shutdown.asked)
         sweep()
     if report.abandoned:

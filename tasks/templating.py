@@ -414,6 +414,12 @@ def render_message(template: str | Mapping[str, str], names: Names) -> dict[str,
     return {**message, "subject": " ".join(message["subject"].split())}
 
 
+def mentions(template: str | Mapping[str, str], name: str) -> bool:
+    """Return whether any part of a message, given as to `render_message`, reads this name."""
+    sources = _sources_at_run(template) if isinstance(template, str) else template
+    return any(use.path[0] == name for part in sources.values() for use in uses(part))
+
+
 def _sources_at_run(name: str) -> dict[str, str]:
     """Return the sources; the error does not repeat the name, which a run may have got from its values."""
     try:

@@ -18,8 +18,16 @@ from tasks.models import Task, TaskEvent
 # What a reader who asks "what happened?" does not need: folded under the line before.
 QUIET = frozenset({"claimed", "started", "crm_called", "handed_back", "ignored", "paced", "released"})
 MOST_LINES = 1000
+USER = "user:"  # how the start of a run names the person who started it
 
 REASONS: Mapping[str, str] = {
+    "asked_recently": "the customer was asked not long ago",
+    "frequency_cap": "the customer had a marketing mail not long ago",
+    "settled": "what it is about is settled",
+    "subject_changed": "what it is about has changed since a person approved",
+    "unsubscribed": "the customer has unsubscribed",
+    "void": "something has happened meanwhile that makes it needless",
+    "window": "mail to customers does not leave at this hour",
     "address_changed": "the customer's address has changed since a person approved",
     "auth": "the other system does not accept our login",
     "cancelled": "cancelled by staff",
@@ -35,6 +43,7 @@ REASONS: Mapping[str, str] = {
     "dropped": "the other system broke the connection",
     "expired": "nobody answered in time",
     "bug": "the step has a bug",
+    "complaint": "the customer has complained, or something about this customer waits for a person",
     "credential_unreadable": "our login for the other system cannot be opened",
     "customer_gone": "the customer is no longer in the CRM",
     "forbidden": "the other system knows us and does not allow this",
@@ -49,8 +58,10 @@ REASONS: Mapping[str, str] = {
     "not_found": "the other system does not have what this is about",
     "not_json": "the other system answered with something else than data",
     "no_sop": "a procedure that it should start does not exist",
+    "no_address": "the customer has no mail address",
     "no_step": "it should go on at a step that does not exist",
     "refused": "the database could not store the result",
+    "signed": "the customer has signed up for this season already",
     "sop_not_active": "a procedure that it should start is not active",
     "undeclared": "the step uses the CRM without having said so",
     "vault": "its values cannot be opened: a key is missing",
@@ -65,6 +76,7 @@ REASONS: Mapping[str, str] = {
     "unclear": "it cannot be told whether this was done before",
     "unreachable": "the other system could not be reached",
     "worker_lost": "the worker stopped while doing it",
+    "overdue_invoice": "the customer owes an invoice that is overdue",
     "outcome_unknown": "it is not known whether this was sent",
     "paused": "paused by staff",
     "permanent": "the other system refused",
@@ -76,14 +88,28 @@ REASONS: Mapping[str, str] = {
     "values_kept_long_enough": "its customer details were kept as long as they may be",
 }
 RESULTS: Mapping[str, str] = {
+    "answered_elsewhere": "it was settled before anybody had answered",
+    "auto_reply": "an automatic mail; nothing was done",
+    "by_hand": "left to a person",
     "cancelled": "cancelled",
+    "cold": "the lead is cold",
+    "complaint": "a complaint; a person was called",
     "customer_gone": "the customer is no longer in the CRM",
     "declined": "declined, nothing was sent",
     "done": "done",
     "expired": "nobody answered, nothing was sent",
     "failed": "failed",
+    "no_answer": "no answer came",
+    "no_quote": "no quote went out in time; a person was called",
+    "paid": "paid before anything had to be sent",
+    "quote_gone": "the quote is no longer in the CRM",
+    "quoted": "a quote went out in time",
+    "replied": "the customer has answered",
     "sent": "sent",
+    "settled": "settled before anything was sent",
+    "signed": "the customer has signed up",
     "skipped": "skipped",
+    "spam": "nothing for us; nothing was done",
 }
 NOBODY_ANSWERS: Mapping[str, str] = {
     "decline": "nobody answering means it is not sent",
@@ -131,7 +157,7 @@ class Names:
 
     def by(self, data: Mapping[str, Any]) -> str:
         """Return " by Ana", or nothing when no person is known."""
-        who = str(data.get("by") or "")
+        who = str(data.get("by") or "").removeprefix(USER)
         return f" by {self.people.get(who, who)}" if who else ""
 
 
@@ -161,7 +187,7 @@ def names_for(task: Task, events: Iterable[TaskEvent]) -> Names:
         for approval in task.approvals.all()
         for option in approval.options
     }
-    ids = {str(event.data["by"]) for event in events if event.data.get("by")}
+    ids = {str(event.data["by"]).removeprefix(USER) for event in events if event.data.get("by")}
     return Names(steps, people(ids), choices)
 
 
@@ -240,6 +266,7 @@ def _awaited(waiting_for: str, wait: Mapping[str, Any]) -> str:
         "children": "the runs it started",
         "listing": "its list to be complete",
         "time": "its time",
+        "window": "the hour at which its mail may leave",
     }.get(kind, spoken(waiting_for) or "its turn")
 
 
@@ -273,6 +300,8 @@ def _next_of_wait(task: Task, now: datetime) -> str:
         return "It goes on when the last run it started is over."
     if task.waiting_for.startswith("approval"):
         return "It waits as long as it takes; nothing is sent without an answer."
+    if task.waiting_for == "window" and wait.get("until"):
+        return f"Its mail leaves in the next sending window: {moment(parsed(wait['until']), now)}."
     if task.wake_at:
         return f"It goes on at {moment(task.wake_at, now)}{_or_event(wait)}."
     if task.waiting_for.startswith("provider:"):
@@ -370,7 +399,10 @@ def _unknown_kind(kind: str) -> Teller:
 def _created(data: Mapping[str, Any], step: str, names: Names) -> Telling:
     if data.get("by") == "schedule":
         return "The run was started by its schedule.", _rest(data, "by"), "info"
-    return f"The run was started{names.by(data)}.", _rest(data, "by"), "info"
+    if str(data.get("by", "")).startswith("event:"):
+        name = str(data["by"]).removeprefix("event:")
+        return f"The run was started by the event “{name}”.", _rest(data, "by", "event", "at"), "info"
+    return f"The run was started{names.by(data)}.", _rest(data, "by", "mark"), "info"
 
 
 def _step_done(data: Mapping[str, Any], step: str, names: Names) -> Telling:
@@ -403,6 +435,12 @@ def _expired(data: Mapping[str, Any], step: str, names: Names) -> Telling:
         data.get("then", ""), "nothing is sent"
     )
     return f"Nobody answered {step} in time: {then}.", _rest(data, "then", "approval"), "warning"
+
+
+def _voided(data: Mapping[str, Any], step: str, names: Names) -> Telling:
+    happened = f"“{spoken(data.get('event', ''))}” happened"
+    what = f"the question of {step} was withdrawn" if data.get("approval") else f"{step} was not asked"
+    return f"{happened}; {what}.", _rest(data, "event", "approval", "to"), "warning"
 
 
 def _waiting(data: Mapping[str, Any], step: str, names: Names) -> Telling:
@@ -469,6 +507,17 @@ def _crm_called(data: Mapping[str, Any], step: str, names: Names) -> Telling:
     return text, _rest(data, "op", "operation", "status", "ms"), "info"
 
 
+def _moved(data: Mapping[str, Any], step: str, names: Names) -> Telling:
+    until = parsed(str(data["until"]))
+    hour = moment(until, until + timedelta(days=1))
+    told = {
+        "window": f"next sending window {hour}",
+        "frequency_cap": f"the customer had a marketing mail not long ago; the next may leave {hour}",
+    }
+    why = str(data.get("why", ""))
+    return f"{step} waits: {told.get(why) or hour}.", _rest(data, "until", "why"), "info"
+
+
 def _paced(data: Mapping[str, Any], step: str, names: Names) -> Telling:
     text = (
         f"{step} waits {span(float(data.get('wait', 0)))} for its turn: only so many may be done in a time."
@@ -506,6 +555,7 @@ _TELLERS: Mapping[str, Teller] = {
         "warning",
     ),
     "expired": _expired,
+    "voided": _voided,
     "waiting": _waiting,
     "woke": _woke,
     "continued": _continued,
@@ -536,6 +586,8 @@ _TELLERS: Mapping[str, Teller] = {
     "scrubbed": _plain("The customer details of this run were removed."),
     "ignored": _ignored,
     "paced": _paced,
+    "moved": _moved,
+    "opened": _plain("{step} may go out now."),
     "late": _plain("{step} answered after all, before anybody had decided; the answer counts.", "warning"),
     "reread": _plain("The customer was read again before the retry."),
     "found": _plain("An earlier try had done {step} already; it was not done twice."),

@@ -11,7 +11,7 @@ So a worker that dies between claim and settle loses nothing that a signal said.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
@@ -53,6 +53,8 @@ MOST_HOLDS = 3  # rounds of retries that one step may use up while the other sid
 # What no retry mends: the connection is held until its credential changes.
 LOGIN_CODES = frozenset({"auth", "reauth", "no_credential", "credential_unreadable"})
 
+REMIND, OVERDUE = "remind:", "overdue:"  # how the messages that count open questions are told apart
+WINDOW = "window"  # what a run waits for whose mail must not leave at this hour
 UNKNOWN = "outcome_unknown"
 UNKNOWN_OPTIONS = (
     Option("was_sent", "It was sent", "next"),
@@ -86,6 +88,8 @@ class Question:
     content: dict[str, Any]
     channel: str
     expires_at: datetime | None
+    allowed: dict[str, Any] = field(default_factory=dict)
+    not_asker: bool = False
 
 
 @dataclass(slots=True)
@@ -117,6 +121,7 @@ class Facts:
     children: Mapping[str, int] = field(default_factory=dict)
     open_children: int = 0
     closed: frozenset[str] = frozenset()
+    gathered: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(slots=True)
@@ -154,6 +159,7 @@ class Turn:
     questions: list[Question] = field(default_factory=list)
     posts: list[Post] = field(default_factory=list)
     closes: str = ""  # what becomes of its open question: expired or void
+    frees: tuple[str, str] | None = None  # the turn of a person that it took and did not use: person, mark
     child_rows: list[dict[str, Any]] = field(default_factory=list)
     post_rows: list[dict[str, Any]] = field(default_factory=list)
     _sealed: dict[str, Any] | None = None
@@ -278,12 +284,15 @@ def _look_at_hour(turn: Turn, facts: Facts) -> None:
     if turn.waiting_for == "children" and not facts.open_children:
         _children_done(turn, facts)
     elif turn.waiting_for.startswith("approval:"):
-        _approval_hour(turn, wait)
+        if not _void_meanwhile(turn):
+            _approval_hour(turn, wait)
     elif turn.waiting_for.startswith("provider:") and _is_free(turn, wait, facts):
         _wake(turn, "freed")
     elif turn.waiting_for == "event" and wait.get("event") in turn.progress.get("events", ()):
         turn.progress["events"].remove(wait["event"])
         _wait_over(turn, wait["event"])
+    elif turn.waiting_for == WINDOW and _hour_has_come(turn, wait.get("until")):
+        _wake(turn, "opened")
     elif turn.waiting_for in ("time", "event") and _hour_has_come(turn, wait.get("until")):
         _wait_over(turn, None)
     else:
@@ -334,8 +343,10 @@ def _resume(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
         turn.progress.pop("rest")
         turn.reason, turn.status = "", "running"
         turn.note("resumed", **_by(entry))
-        for kept in turn.progress.pop("kept", []):
-            _SIGNALS[kept["kind"]](turn, kept, facts)
+        answers = turn.progress.pop("kept", [])
+        if not _void_meanwhile(turn):
+            for kept in answers:
+                _SIGNALS[kept["kind"]](turn, kept, facts)
     else:
         _ignored(turn, entry, facts)
 
@@ -408,6 +419,8 @@ def _event(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
     kept = turn.progress.setdefault("events", [])
     if entry.get("name") not in kept:
         kept.append(entry.get("name"))
+    if turn.state == "waiting":
+        _void_meanwhile(turn)
 
 
 def _wait_over(turn: Turn, event: str | None) -> None:
@@ -433,9 +446,10 @@ def _children(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
 
 def _children_done(turn: Turn, facts: Facts) -> None:
     counts = dict(facts.children)
+    rows = {"rows": list(facts.gathered)} if turn.progress.get("wait", {}).get("gather") else {}
     _wake(turn, "children_done", **counts)
     turn.context["children"] = counts
-    turn.put(turn.step, counts, frozenset(counts))
+    turn.put(turn.step, {**counts, **rows}, frozenset(counts))
     turn.recorded()
     go_on(turn, turn.definition.on_success)
 
@@ -484,12 +498,13 @@ def _approval_hour(turn: Turn, wait: dict[str, Any]) -> None:
 
 
 def _remind(turn: Turn, wait: dict[str, Any]) -> None:
+    """What waits in one channel is reminded of once an hour; it is counted when the message is posted."""
     turn.note("reminded", approval=wait["approval"])
-    turn.post(
-        Notice(f"{turn.sop.name}: still waiting for an answer.", dedupe=f"remind:{turn.id}:{turn.seq}"),
-        "reminder",
-        UUID(wait["approval"]),
+    channel = wait.get("channel", "")
+    notice = Notice(
+        "Questions still wait for an answer.", channel=channel, dedupe=f"{REMIND}{channel}:{_hour(turn)}"
     )
+    turn.post(notice, "reminder", UUID(wait["approval"]))
 
 
 def _escalate_approval(turn: Turn, wait: dict[str, Any]) -> None:
@@ -500,8 +515,35 @@ def _escalate_approval(turn: Turn, wait: dict[str, Any]) -> None:
         machine="without an answer nothing is sent.",
         do="open the question and decide, or ask a colleague to.",
     )
-    notice = Notice(text, severity="warning")
-    turn.post(notice, "escalation", UUID(wait["approval"]))
+    dedupe = f"{OVERDUE}{wait.get('channel', '')}:{_hour(turn)}"
+    turn.post(Notice(text, severity="warning", dedupe=dedupe), "escalation", UUID(wait["approval"]))
+
+
+def _hour(turn: Turn) -> str:
+    return f"{turn.now.astimezone(UTC):%Y-%m-%dT%H}"
+
+
+def _void_meanwhile(turn: Turn) -> bool:
+    """Withdraw the question when an event that it is void on has come; was there one?"""
+    wait = turn.progress.get("wait", {})
+    if not turn.waiting_for.startswith("approval:"):
+        return False
+    came = [name for name in turn.progress.get("events", ()) if name in wait.get("void_on", ())]
+    if not came:
+        return False
+    turn.closes = "void"
+    _void(turn, came[0], wait["approval"], wait.get("void_to", "complete"))
+    return True
+
+
+def _void(turn: Turn, event: str, approval: str, to: str) -> None:
+    """The question is no longer one: something has happened to what it is about."""
+    turn.progress["events"].remove(event)
+    _wake(turn, "voided", event=event, **({"approval": approval} if approval else {}))
+    turn.recorded()
+    if to == "complete":
+        turn.result = "answered_elsewhere"
+    go_on(turn, to)
 
 
 def _expire_approval(turn: Turn, wait: dict[str, Any]) -> None:
@@ -509,11 +551,19 @@ def _expire_approval(turn: Turn, wait: dict[str, Any]) -> None:
     turn.recorded()
     turn.closes = "expired"
     _wake(turn, "expired", approval=wait["approval"], then=then)
+    if then == "escalate":
+        park(turn, "expired", "nobody answered in time")
+        return
+    text = escalation_text(
+        what=f"{turn.sop.name}: a question was closed unanswered.",
+        why="nobody answered it in time.",
+        machine="the run goes on." if then == "continue" else "nothing is sent, and the run is over.",
+        do="see whether this procedure asks the right people; a new run asks again.",
+    )
+    turn.post(Notice(text, severity="warning", fold=f"expired:{turn.sop.slug}"), "escalation")
     if then == "continue":
         turn.recorded()
         go_on(turn, turn.definition.on_success)
-    elif then == "escalate":
-        park(turn, "expired", "nobody answered in time")
     else:
         end(turn, "completed", "completed", "expired")
 
@@ -522,13 +572,23 @@ _APPROVAL_ACTS = {"remind": _remind, "escalate": _escalate_approval, "expire": _
 
 
 def ask(turn: Turn, outcome: Ask, *, notice: Notice | None = None) -> None:
-    """Put a question and wait for its answer; `notice` is told instead of the usual line."""
+    """Put a question and wait for its answer; `notice` tells of it at once, else `tasks.asking` does."""
+    if early := [name for name in turn.progress.get("events", ()) if name in outcome.void_on]:
+        _void(turn, early[0], "", outcome.void_to)
+        return
     approval = uuid4()
+    channel = outcome.channel or turn.sop.channel
     plan = [(after, "remind") for after in outcome.remind_after]
     plan += [(outcome.escalate_after, "escalate")] if outcome.escalate_after else []
     plan += [(outcome.expire_after, "expire")] if outcome.expire_after else []
     dated = [[(turn.now + timedelta(seconds=after)).isoformat(), act] for after, act in sorted(plan)]
-    turn.progress["wait"] = {"approval": str(approval), "plan": dated, "then": outcome.then}
+    turn.progress["wait"] = {
+        "approval": str(approval),
+        "plan": dated,
+        "then": outcome.then,
+        "channel": channel,
+        **({"void_on": list(outcome.void_on), "void_to": outcome.void_to} if outcome.void_on else {}),
+    }
     turn.waiting_for = f"approval:{approval}"
     content = {"question": outcome.question, "draft": dict(outcome.draft)}
     values.check(content, f"the question of step {turn.step!r}")
@@ -540,22 +600,25 @@ def ask(turn: Turn, outcome: Ask, *, notice: Notice | None = None) -> None:
             turn.visit,
             options,
             content,
-            outcome.channel or turn.sop.channel,
+            channel,
             turn.now + timedelta(seconds=outcome.expire_after) if outcome.expire_after else None,
+            _allowed(outcome.who),
+            outcome.not_asker,
         )
     )
-    again = turn.progress.get("asked", False)
     turn.progress["asked"] = True
     _rest_again(turn)
     turn.note("asked", approval=str(approval))
-    # The questions of one run of a campaign are told once an hour; one that is asked again, each time.
-    whose = f"{turn.id}:{turn.seq}" if again else f"{turn.parent or turn.id}:{turn.now:%Y-%m-%dT%H}"
-    told = notice or Notice(
-        f"{turn.sop.name}: an answer is needed.",
-        channel=outcome.channel,
-        dedupe=f"ask:{whose}:{turn.step}:{turn.visit}",
-    )
-    turn.post(told, "escalation" if notice else "approval", approval)
+    if notice:
+        turn.post(notice, "escalation", approval)
+
+
+def _allowed(who: Sequence[str]) -> dict[str, Any]:
+    """Return who may answer as the approval keeps it; nobody named means everybody who may answer at all."""
+    if not who:
+        return {}
+    groups = [name.removeprefix("group:") for name in who if name.startswith("group:")]
+    return {"users": [name for name in who if not name.startswith("group:")], "groups": groups}
 
 
 def answer_came_late(turn: Turn) -> None:
@@ -608,6 +671,15 @@ def take_outcome(turn: Turn, handler: Handler, outcome: object, ms: int | None =
     turn.recorded()
 
 
+def move(turn: Turn, until: datetime, why: str) -> None:
+    """What a customer would see must not leave now: wait for an hour at which it may."""
+    turn.waiting_for = WINDOW
+    turn.progress["wait"] = {"until": until.isoformat(), "why": why}
+    turn.progress.pop("paced", None)  # its slot is gone by then
+    turn.rest("waiting", until=until)
+    turn.note("moved", until=until.isoformat(), why=why)
+
+
 def take_customer(turn: Turn, outcome: Done) -> None:
     """Keep what the CRM now says of the run's customer; the step itself is still to come."""
     turn.progress.pop("reread")
@@ -640,6 +712,7 @@ def _wait(turn: Turn, handler: Handler, outcome: Wait, timing: dict[str, int]) -
 
 
 def _ask(turn: Turn, handler: Handler, outcome: Ask, timing: dict[str, int]) -> None:
+    _check_target(turn, outcome.void_to)
     turn.clear_attempt()
     ask(turn, outcome)
 
@@ -659,7 +732,7 @@ def _start(turn: Turn, handler: Handler, outcome: Start, timing: dict[str, int])
     turn.clear_attempt()
     turn.progress["listed"] = True
     if outcome.wait:
-        turn.progress["wait"] = {}
+        turn.progress["wait"] = {"gather": outcome.gather} if outcome.gather else {}
         turn.waiting_for = "children"
         turn.rest("waiting")
     turn.note("children_started", count=len(outcome.children))
@@ -779,7 +852,7 @@ def follow(turn: Turn, handler: Handler, error: StepError) -> None:
     elif told in ("escalate", "hold"):
         # Of what the CRM does not allow, one run speaks for all.
         forbidden = of_crm and error.reason == "forbidden"
-        park(turn, error.reason, error.message, once=f"forbidden:{turn.now:%Y-%m-%dT%H}" if forbidden else "")
+        park(turn, error.reason, error.message, alike="forbidden:crm" if forbidden else "")
     elif told == "fail":
         fail(turn, error.reason)
     else:
@@ -811,7 +884,7 @@ def _draft_again(turn: Turn, handler: Handler, error: Outdated) -> None:
     turn.clear_attempt()
     turn.put("", error.values, frozenset())
     turn.note("outdated", code=error.reason)
-    back = _place_of_draft(turn)
+    back = error.back_to if error.back_to in turn.sop else _place_of_draft(turn)
     if back is None:
         park(turn, error.reason, error.message)
     else:
@@ -831,8 +904,8 @@ def _is(step: StepDef, what: str) -> bool:
     return step.handler in handlers and bool(getattr(handlers.get(step.handler), what))
 
 
-def park(turn: Turn, code: str, why: str, *, once: str = "") -> None:
-    """Stop with a reason and one message; a person decides. `once` folds the messages of equal cases."""
+def park(turn: Turn, code: str, why: str, *, alike: str = "") -> None:
+    """Stop with a reason and one message; a person decides. `alike` names the cases that are one message."""
     turn.recorded()
     turn.progress["rest"] = "parked"
     turn.waiting_for, turn.reason = "", code
@@ -844,7 +917,8 @@ def park(turn: Turn, code: str, why: str, *, once: str = "") -> None:
         machine="nothing; the run waits for you.",
         do="open the run and choose Retry or Cancel.",
     )
-    turn.post(Notice(text, severity="error", dedupe=once or f"park:{turn.id}:{turn.seq}"), "escalation")
+    fold = alike or f"park:{turn.sop.slug}:{turn.step}:{code}"
+    turn.post(Notice(text, severity="error", dedupe=f"park:{turn.id}:{turn.seq}", fold=fold), "escalation")
 
 
 def put_before_person(turn: Turn, code: str, why: str = "the answer to it was lost.") -> None:

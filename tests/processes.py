@@ -41,11 +41,25 @@ FAST_ENGINE = {
 }
 
 
+# Tests run at any hour of any day: mail leaves at all of them. A story that is about hours says so.
+ANY_HOUR = {
+    "SENDING_DAYS": "MON-SUN",
+    "SENDING_HOURS": "00:00-24:00",
+    "QUIET_HOURS": "none",
+    "HOLIDAYS": "none",
+}
+OFFICE_HOURS = {
+    "SENDING_DAYS": "MON-FRI",
+    "SENDING_HOURS": "09:00-18:00",
+    "QUIET_HOURS": "20:00-08:00",
+    "HOLIDAYS": "new_year,memorial,independence,labor,thanksgiving,christmas",
+}
+
+
 def product_environment(database_url: str, redis_url: str = "", **more: str) -> dict[str, str]:
     """Return a development environment for our processes that inherits no setting of ours."""
-    return bare_environment(
-        **{"DEBUG": "1", "DATABASE_URL": database_url, "REDIS_URL": redis_url, "LOG_FORMAT": "json", **more}
-    )
+    said = {"DEBUG": "1", "DATABASE_URL": database_url, "REDIS_URL": redis_url, "LOG_FORMAT": "json"}
+    return bare_environment(**{**said, **ANY_HOUR, **more})
 
 
 def live_environment(database_url: str, redis_url: str = "", **more: str) -> dict[str, str]:
@@ -65,6 +79,7 @@ def live_environment(database_url: str, redis_url: str = "", **more: str) -> dic
         "DEFAULT_FROM_EMAIL": "office@example.com",
         "BUSINESS_NAME": "Example",
         "BUSINESS_ADDRESS": "1 Main Street, Springfield",
+        "REVIEW_LINK": "https://reviews.example.com/us",
     }
     return bare_environment(**{**said, "DATABASE_URL": database_url, "REDIS_URL": redis_url, **more})
 

@@ -20,6 +20,13 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     DATABASES["default"]["OPTIONS"]["init_command"] = "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;"
 
 CRM_MOCK_FILE = ""
+# The tests run at any hour of any day: mail leaves at all of them. Tests of the windows set their own.
+REVIEW_LINK = "https://reviews.example.com/us"
+BUSINESS_ADDRESS = "1 Test Lane, Minneapolis, MN 55401"
+SENDING_DAYS = tuple(range(7))
+SENDING_HOURS = (0, 1440)
+QUIET_HOURS = (0, 0)
+HOLIDAYS: list[str] = []
 EMAIL_FOLDER = EMAIL_FILE_PATH = str(_folder / "mail")
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 STORAGES = {

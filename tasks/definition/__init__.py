@@ -1,6 +1,6 @@
 """SOPs as data: read from YAML, checked, kept in rows, published as versions."""
 
-from tasks.definition.check import read, validate
+from tasks.definition.check import obstacles, read, validate
 from tasks.definition.records import (
     DefinitionError,
     Problem,
@@ -22,6 +22,7 @@ __all__ = [
     "dump",
     "from_json",
     "from_rows",
+    "obstacles",
     "publish",
     "read",
     "read_file",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sopengine.registry import UnknownName
-from tasks.definition import approval, graph, names, params, shape, yamlfile
+from tasks.definition import approval, graph, names, params, publication, shape, yamlfile
 from tasks.definition.records import DefinitionError, Problem, SopDef, from_json, to_json
 from tasks.definition.shape import Finding, one_of
 from tasks.definition.yamlfile import Document
@@ -23,6 +23,15 @@ def read(text: str, source: str = "") -> SopDef:
 def validate(sop: SopDef, source: str = "") -> list[Problem]:
     """Return everything that is wrong with a SOP that comes from elsewhere than a file."""
     return _problems(findings(to_json(sop)), Document(to_json(sop)), source)
+
+
+def obstacles(sop: SopDef, source: str = "") -> list[Problem]:
+    """Return everything that keeps a SOP from being published: what is wrong with it, or still missing."""
+    wrong = validate(sop, source)
+    if wrong:
+        return wrong
+    whole = graph.build(sop, {step.key: handlers.get(step.handler) for step in sop.steps})
+    return _problems(publication.findings(whole), Document(to_json(sop)), source)
 
 
 def findings(values: Any) -> Iterator[Finding]:

@@ -83,12 +83,12 @@ def build(sop: SopDef, handlers: Mapping[str, Handler]) -> Graph:
 
 
 def _edges(sop: SopDef, step: StepDef, handler: Handler | None) -> Iterator[Edge]:
-    ways = [] if handler and parameters.leaves_by_target(handler) else [step.on_success]
-    ways += [to for _, to in parameters.targets(handler, step.params)] if handler else []
-    for to in ways:
+    ways = [] if handler and parameters.leaves_by_target(handler) else [(step.on_success, True)]
+    ways += [(to, done) for _, to, done in parameters.ways(handler, step.params)] if handler else []
+    for to, done in ways:
         key = sop.after(step.key) if to == NEXT else to
         if key is not None and key in sop:
-            yield Edge(step.key, key, True)
+            yield Edge(step.key, key, done)
     if step.on_failure in sop:
         yield Edge(step.key, step.on_failure, False)
 

@@ -9,7 +9,7 @@ from tasks.definition import params as parameters
 from tasks.definition.graph import Graph, spoken
 from tasks.definition.records import StepDef
 from tasks.definition.shape import SURROUNDINGS, Finding, Path, one_of, unknown_surrounding
-from tasks.outcome import ROW_NAMES, Handler
+from tasks.outcome import DRAFT_NAMES, ROW_NAMES, Handler
 
 ANY = frozenset({"*"})  # the fields of a result that are counts by result of the children
 _ASKED = frozenset({"choice", "to", "subject", "text", "html"})
@@ -88,7 +88,7 @@ def findings(graph: Graph) -> Iterator[Finding]:
     reachable = graph.reachable()
     for number, step in enumerate(graph.sop.steps):
         told: set[tuple[Path, tuple[str, ...]]] = set()
-        for found in _uses(("steps", number, "with"), step, graph.handlers.get(step.key)):
+        for found in uses_of(("steps", number, "with"), step, graph.handlers.get(step.key)):
             if isinstance(found, Finding):
                 yield found
             elif (found.where, found.path) not in told:
@@ -100,9 +100,11 @@ def findings(graph: Graph) -> Iterator[Finding]:
                     yield Finding(found.where, wrong)
 
 
-def _uses(path: Path, step: StepDef, handler: Handler | None) -> Iterator[Use | Finding]:
+def uses_of(path: Path, step: StepDef, handler: Handler | None) -> Iterator[Use | Finding]:
     """Yield every name that the step's parameters read, its message templates and conditions included."""
     added = parameters.added_names(handler, step.params) if handler else frozenset()
+    if handler and handler.drafts:
+        added |= DRAFT_NAMES
     for name, value in step.params.items():
         extra: frozenset[str] = frozenset()
         if handler and name in handler.raw_params:

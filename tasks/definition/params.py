@@ -138,8 +138,13 @@ def _may_be(kind: Any, value: Any) -> bool:
 
 def targets(handler: Handler, params: Mapping[str, Any]) -> list[tuple[Path, str]]:
     """Return every place where the step names where the run goes: (path, step key, "next" or "complete")."""
+    return [(path, to) for path, to, _ in ways(handler, params)]
+
+
+def ways(handler: Handler, params: Mapping[str, Any]) -> list[tuple[Path, str, bool]]:
+    """Return the targets with whether the step has done its work when the run goes there."""
     return [
-        (place.path, place.value)
+        (place.path, place.value, not mark.aside)
         for place in places(handler, params)
         for mark in place.marks
         if isinstance(mark, TargetMark) and isinstance(place.value, str) and place.value not in mark.words
@@ -152,7 +157,11 @@ def _marked(marks: Iterable[Any], kind: type) -> bool:
 
 def leaves_by_target(handler: Handler) -> bool:
     """Whether the handler itself always says where the run goes, so that on_success means nothing."""
-    return any(_marked(info.metadata, TargetMark) for info in handler.params.model_fields.values())
+    return any(
+        isinstance(mark, TargetMark) and not mark.aside
+        for info in handler.params.model_fields.values()
+        for mark in info.metadata
+    )
 
 
 def fields_tested(handler: Handler, params: Mapping[str, Any]) -> list[tuple[Path, tuple[str, ...]]]:

@@ -15,21 +15,24 @@ from tasks.definition.records import COMPLETE, NEXT
 Path = tuple[str | int, ...]
 
 FAILURE_WORDS = ("escalate", "hold", "fail")
-_OURS = ("inputs", "children", "now", "slot", "business", "run", "row")
+_OURS = ("inputs", "children", "now", "slot", "business", "run", "row", "unsubscribe_url")
 RESERVED = frozenset({*_OURS, NEXT, COMPLETE, *FAILURE_WORDS, *templating.WORDS})
 SURROUNDINGS: dict[str, tuple[str, ...]] = {
     "now": (),
     "slot": ("year", "month", "day", "date", "time"),
-    "business": ("name", "address"),
+    "business": ("name", "address", "phone", "review_link", "hears_replies"),
     "run": ("id",),
 }
-TRIGGER_KEYS = ("schedule", "from", "until", "timezone", "overlap", "catch_up")
+SCHEDULE_KEYS = ("schedule", "from", "until", "timezone", "overlap", "catch_up")
+EVENT_KEYS = ("event", "source", "once_per")
 INPUT_KEYS = ("type", "default", "required", "description")
 TYPES = ("string", "integer", "number", "boolean", "list", "date")
 
 _SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _KEY = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*")
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
+_EVENT = re.compile(r"[a-z][a-z0-9]*(?:[._-][a-z0-9]+)*")
+LONGEST_EVENT = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,14 @@ def _rate(value: Any) -> str:
     return "" if value == "" else _by(calendars.parse_rate)(value)
 
 
+def _events(value: Any) -> str:
+    names = value if isinstance(value, list) else [value]
+    if not names:
+        return "is empty; expected the name of an event, or a list of names"
+    wrong = map(_matches(_EVENT, LONGEST_EVENT, "job.completed"), names)
+    return next(filter(None, wrong), "")
+
+
 def _kind(value: Any) -> str:
     if value is None:
         return "empty"
@@ -162,6 +173,9 @@ _TRIGGER: dict[str, Check] = {
     "timezone": _by(calendars.zone),
     "overlap": _among("skip", "allow"),
     "catch_up": _among("once", "skip"),
+    "event": _events,
+    "source": _matches(_SLUG, 60, "billing"),
+    "once_per": _text(500, needed=True),
 }
 _NEEDED = {"sop": ("sop", "name", "steps"), "step": ("key", "handler")}
 
@@ -205,8 +219,12 @@ def _fields(
 
 def _trigger(trigger: Mapping[str, Any], inputs: Any) -> Iterator[Finding]:
     yield from _fields(trigger, ("trigger",), _TRIGGER, ())
-    if trigger and "schedule" not in trigger:
-        yield Finding(("trigger",), "the key 'schedule' is missing; expected such as \"0 9 * * MON\"")
+    for first, its_keys, example in (
+        ("schedule", SCHEDULE_KEYS, '"0 9 * * MON"'),
+        ("event", EVENT_KEYS, "job.completed"),
+    ):
+        if first not in trigger and any(key in trigger for key in its_keys):
+            yield Finding(("trigger",), f"the key {first!r} is missing; expected such as {example}")
     if "schedule" in trigger and isinstance(inputs, Mapping):
         for name, spec in inputs.items():
             if isinstance(spec, Mapping) and "default" not in spec and spec.get("required", True):
@@ -214,6 +232,26 @@ def _trigger(trigger: Mapping[str, Any], inputs: Any) -> Iterator[Finding]:
                     ("inputs", name),
                     "a SOP with a schedule starts by itself: give a default, or required: false",
                 )
+    if isinstance(trigger.get("once_per"), str):
+        yield from _once_per(trigger["once_per"], inputs if isinstance(inputs, Mapping) else {})
+
+
+def _once_per(template: str, inputs: Mapping[str, Any]) -> Iterator[Finding]:
+    """What must not start twice is told by the inputs; a text without any would let one run start, ever."""
+    path = ("trigger", "once_per")
+    try:
+        used = templating.variables(template)
+    except DataError as error:
+        yield Finding(path, error.message)
+        return
+    if not any(name[0] in inputs for name in used):
+        yield Finding(path, "names no input of the SOP; without one only a single run would ever start")
+    for name in sorted(used):
+        if name[0] not in inputs:
+            wrong = unknown_surrounding(name)
+            if wrong or name[0] == "run":
+                known = one_of(name[0], [*inputs, *sorted(set(SURROUNDINGS) - {"run"})])
+                yield Finding(path, f"unknown variable {'.'.join(name)!r}; {known}")
 
 
 def _inputs(inputs: Mapping[str, Any]) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from django.contrib.auth.base_user import AbstractBaseUser
 from django.db import transaction
 
 from sopengine import clock
-from tasks.definition.check import validate
+from tasks.definition.check import obstacles
 from tasks.definition.records import DefinitionError, SopDef, StepDef, from_json, to_json
 from tasks.models import Sop, SopVersion, Step
 
@@ -83,7 +83,7 @@ def publish(sop: Sop, by: AbstractBaseUser | None = None) -> SopVersion:
     Sop.objects.select_for_update().get(pk=sop.pk)
     sop.refresh_from_db()
     definition = from_rows(sop)
-    problems = validate(definition, sop.slug)
+    problems = obstacles(definition, sop.slug)
     if problems:
         raise DefinitionError(problems)
     present = sop.published

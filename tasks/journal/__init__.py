@@ -1,10 +1,12 @@
 """The only raw SQL, and the only writer of tasks and their events: claim, settle, signal."""
 
 from tasks.journal.claim import claim, claim_suspect, renew, reread
-from tasks.journal.facts import RESULTS, answers, children_of
+from tasks.journal.contacts import contact_marks, free_contacts, reserve_contact
+from tasks.journal.facts import RESULTS, answers, children_of, gathered
 from tasks.journal.settle import settle
-from tasks.journal.sides import insert_tasks
+from tasks.journal.sides import insert_tasks, tell_again
 from tasks.journal.signals import (
+    descendants,
     end_pause,
     families,
     held_count,
@@ -40,11 +42,15 @@ __all__ = [
     "children_of",
     "claim",
     "claim_suspect",
+    "contact_marks",
     "database_now",
+    "descendants",
     "due_count",
     "end_pause",
     "expired_values",
     "families",
+    "free_contacts",
+    "gathered",
     "held_count",
     "insert_tasks",
     "note_death",
@@ -58,10 +64,12 @@ __all__ = [
     "renew",
     "reread",
     "reserve",
+    "reserve_contact",
     "scrub_failed",
     "settle",
     "signal",
     "sqlstate",
     "stranded",
+    "tell_again",
     "wake_parents",
 ]

@@ -6,7 +6,7 @@ from functools import partial
 from uuid import UUID
 
 from credentials import vault
-from tasks.journal.sql import as_uuid, fetch, id_document, ids_in
+from tasks.journal.sql import as_uuid, fetch, id_document, ids_in, key, quoted
 from tasks.transition import Answer
 
 RESULTS = ("sent", "declined", "skipped", "expired", "customer_gone", "failed", "cancelled", "done")
@@ -58,3 +58,37 @@ def children_of(parents: Sequence[UUID]) -> dict[UUID, tuple[dict[str, int], int
             still += row["n"]
         counted[parent] = counts, still
     return counted
+
+
+def asker_of(task: UUID) -> int | None:
+    """Return the id of the user who started this run, or the run it belongs to; None when nobody did."""
+    by = f"data ->> {quoted('by')}"
+    rows = fetch(
+        "WITH RECURSIVE line AS (SELECT id, parent_id FROM tasks_task WHERE id = %s UNION ALL "
+        "SELECT t.id, t.parent_id FROM tasks_task t JOIN line l ON t.id = l.parent_id) "
+        f"SELECT {by} AS by FROM tasks_taskevent e JOIN line l ON e.task_id = l.id "
+        "WHERE e.seq = 1 AND l.parent_id IS NULL",
+        key(task),
+    )
+    who = str(rows[0]["by"] or "") if rows else ""
+    number = who.removeprefix("user:")
+    return int(number) if number.isdigit() else None
+
+
+def gathered(steps: Mapping[UUID, str]) -> dict[UUID, list[dict[str, object]]]:
+    """Return for each parent what its children's open values say under a step's key, oldest child first.
+
+    `steps` has the key of that step by parent; a child that did not come through it says nothing.
+    """
+    rows = fetch(
+        f"SELECT parent_id, context FROM tasks_task WHERE {ids_in('parent_id')} ORDER BY created_at, id",
+        id_document(list(steps)),
+    )
+    found: dict[UUID, list[dict[str, object]]] = {parent: [] for parent in steps}
+    for row in rows:
+        parent = as_uuid(row["parent_id"])
+        values = json.loads(row["context"]) if isinstance(row["context"], str) else row["context"]
+        if steps[parent] in values:
+            customer = {"crm_customer_id": values.get("crm_customer_id")}
+            found[parent].append({**customer, **values[steps[parent]]})
+    return found

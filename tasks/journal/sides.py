@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from uuid import UUID
+from uuid import UUID, uuid5
 
+from django.conf import settings
 from django.db import transaction
 
 from credentials import vault
+from tasks.journal.contacts import free_contacts
+from tasks.journal.facts import asker_of
 from tasks.journal.sql import (
     Row,
     as_json,
@@ -32,12 +35,13 @@ _CHILD = {
 }  # fmt: skip
 _QUESTION = {
     "id": "uuid", "task": "uuid", "step": "text", "visit": "int", "options": "text", "sealed": "text",
-    "channel": "text", "expires_at": "text",
+    "channel": "text", "expires_at": "text", "allowed": "text",
 }  # fmt: skip
 _POST = {
     "id": "uuid", "task": "uuid", "approval": "uuid", "kind": "text", "severity": "text", "channel": "text",
-    "dedupe": "text", "sealed": "text",
+    "dedupe": "text", "sealed": "text", "fold": "text", "medium": "text", "recipient": "bigint",
 }  # fmt: skip
+_AGAIN = {"id": "uuid", "message": "uuid", "sealed": "text"}
 
 
 def write_sides(turns: Sequence[Turn]) -> None:
@@ -47,10 +51,16 @@ def write_sides(turns: Sequence[Turn]) -> None:
     for state in {turn.closes for turn in closing}:
         _close_questions([turn.id for turn in closing if turn.closes == state], state)
     insert_children([child for turn in turns for child in turn.child_rows])
+    free_contacts([turn.frees for turn in turns if turn.frees])
     _insert_questions(turns)
     _insert_posts(turns)
     scrub_sides([turn.id for turn in turns if turn.over and turn.progress.get("asked")], "approval")
-    scrub_sides([turn.id for turn in turns if turn.over and turn.progress.get("posted")], "notification")
+    scrub_sides([turn.id for turn in turns if turn.over and _was_told_of(turn)], "notification")
+
+
+def _was_told_of(turn: Turn) -> bool:
+    """Whether staff may have had a message about this run: of its own, or one that lists its questions."""
+    return any(turn.progress.get(name) for name in ("posted", "asked", "listed"))
 
 
 def write_events(events: Iterable[tuple[UUID, Event]]) -> None:
@@ -75,11 +85,37 @@ def write_events(events: Iterable[tuple[UUID, Event]]) -> None:
 
 
 def _close_questions(tasks: Sequence[UUID], state: str) -> None:
-    execute(
-        f"UPDATE tasks_approval SET state = %s, sealed = NULL WHERE state = 'open' AND {ids_in('task_id')}",
+    closed = fetch(
+        "UPDATE tasks_approval SET state = %s, sealed = NULL "
+        f"WHERE state = 'open' AND {ids_in('task_id')} RETURNING message_id",
         state,
         id_document(tasks),
     )
+    tell_again(as_uuid(row["message_id"]) for row in closed if row["message_id"])
+
+
+def tell_again(messages: Iterable[UUID]) -> None:
+    """Let these chat messages be replaced by what is so now: one update each, however often it changed.
+
+    The update of a message has one id for ever, so that a change while it is being posted makes it due
+    once more.
+    """
+    rows = []
+    for message in sorted(set(messages)):
+        update = uuid5(message, "update")
+        sealed = vault.seal({"text": ""}, table="tasks_notification", row=str(update), field="sealed")
+        rows.append({"id": key(update), "message": key(message), "sealed": sealed})
+    if rows:
+        execute(
+            "INSERT INTO tasks_notification (id, task_id, approval_id, kind, severity, channel, sealed, state, "
+            "attempts, wake_at, created_at, reference, reason, medium, recipient_id, fold, count, replaces_id) "
+            f"SELECT c.id, m.task_id, m.approval_id, 'update', 'info', m.channel, c.sealed, 'pending', 0, "
+            f"{now_sql()}, {now_sql()}, '', '', 'chat', m.recipient_id, '', 1, m.id FROM {source(_AGAIN)} "
+            "JOIN tasks_notification m ON m.id = c.message WHERE m.medium = 'chat' ORDER BY m.id "
+            "ON CONFLICT (id) DO UPDATE SET state = 'pending', attempts = 0, wake_at = excluded.wake_at, "
+            "created_at = excluded.created_at, sealed = excluded.sealed, reason = '', sent_at = NULL",
+            document(rows),
+        )
 
 
 def insert_children(rows: Sequence[Row]) -> list[Row]:
@@ -126,8 +162,9 @@ def _insert_questions(turns: Sequence[Turn]) -> None:
             "visit": q.visit,
             "options": json.dumps(q.options),
             "sealed": vault.seal(q.content, table="tasks_approval", row=str(q.id), field="sealed"),
-            "channel": q.channel,
+            "channel": q.channel or settings.ESCALATIONS_CHANNEL,
             "expires_at": as_time(q.expires_at),
+            "allowed": json.dumps({**q.allowed, "not": asker_of(turn.id)} if q.not_asker else q.allowed),
         }
         for turn in turns
         for q in turn.questions
@@ -135,10 +172,10 @@ def _insert_questions(turns: Sequence[Turn]) -> None:
     if rows:
         execute(
             "INSERT INTO tasks_approval (id, task_id, step, visit, state, options, sealed, channel, created_at, "
-            "expires_at, choice, edited) SELECT c.id, c.task, c.step, c.visit, 'open', "
+            "expires_at, choice, edited, allowed) SELECT c.id, c.task, c.step, c.visit, 'open', "
             f"{as_json('c.options')}, c.sealed, c.channel, {now_sql()}, "
             f"{'c.expires_at::timestamptz' if postgres() else 'c.expires_at'}, '', "
-            f"{'false' if postgres() else '0'} FROM {source(_QUESTION)}",
+            f"{'false' if postgres() else '0'}, {as_json('c.allowed')} FROM {source(_QUESTION)}",
             document(rows),
         )
 
@@ -148,9 +185,10 @@ def _insert_posts(turns: Sequence[Turn]) -> None:
     if rows:
         execute(
             "INSERT INTO tasks_notification (id, task_id, approval_id, kind, severity, channel, dedupe, sealed, "
-            "state, attempts, wake_at, created_at, reference, reason) SELECT c.id, c.task, c.approval, c.kind, "
-            f"c.severity, c.channel, c.dedupe, c.sealed, 'pending', 0, {now_sql()}, {now_sql()}, '', '' "
-            f"FROM {source(_POST)} WHERE true ON CONFLICT DO NOTHING",
+            "state, attempts, wake_at, created_at, reference, reason, medium, recipient_id, fold, count) "
+            "SELECT c.id, c.task, c.approval, c.kind, "
+            f"c.severity, c.channel, c.dedupe, c.sealed, 'pending', 0, {now_sql()}, {now_sql()}, '', '', "
+            f"c.medium, c.recipient, c.fold, 1 FROM {source(_POST)} WHERE true ON CONFLICT DO NOTHING",
             document(
                 {
                     **row,

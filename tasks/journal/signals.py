@@ -175,6 +175,17 @@ def families(ids: Sequence[UUID]) -> Iterator[list[UUID]]:
         parents = parents[200:] + sorted(seen)
 
 
+def descendants(ids: Sequence[UUID]) -> list[UUID]:
+    """Return the open runs that these have started, and those that these have, over elders that are over."""
+    rows = fetch(
+        f"WITH RECURSIVE line AS (SELECT id, status FROM tasks_task WHERE {ids_in('parent_id')} UNION ALL "
+        "SELECT t.id, t.status FROM tasks_task t JOIN line l ON t.parent_id = l.id) "
+        "SELECT id FROM line WHERE status IN ('ready', 'running', 'waiting', 'paused') ORDER BY id LIMIT 1000",
+        id_document(ids),
+    )
+    return [as_uuid(row["id"]) for row in rows]
+
+
 def orphans() -> list[UUID]:
     """Return cancelled parents that still have open children."""
     rows = fetch(

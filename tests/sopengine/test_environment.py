@@ -198,3 +198,63 @@ def test_other_keys_are_refused_and_not_repeated(text: str) -> None:
     said = problem(lambda env: env.keys("VAULT_KEYS", []), VAULT_KEYS=text)
     assert said.startswith("VAULT_KEYS: ")
     assert KEY not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [
+        ("MON-FRI", (0, 1, 2, 3, 4)),
+        ("mon, wed ,SAT-SUN", (0, 2, 5, 6)),
+        ("SUN", (6,)),
+        ("TUE-TUE", (1,)),
+    ],
+)
+def test_days_of_the_week(text: str, days: tuple[int, ...]) -> None:
+    assert Environment({"D": text}).days("D", "MON-FRI") == days
+    assert Environment({}).days("D", text) == days
+
+
+@pytest.mark.parametrize("text", ["MONDAY", "FRI-MON", "MON-", "1-5", "MON,,TUE", "MON-TUE-WED"])
+def test_what_names_no_days_is_refused(text: str) -> None:
+    assert "expected days such as MON-FRI" in problem(lambda env: env.days("D", "MON-FRI"), D=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [("09:00-18:00", (540, 1080)), (" 00:00 - 24:00 ", (0, 1440)), ("07:30-07:31", (450, 451))],
+)
+def test_hours_of_the_day(text: str, hours: tuple[int, int]) -> None:
+    assert Environment({"H": text}).hours("H", "09:00-18:00") == hours
+
+
+@pytest.mark.parametrize(
+    "text", ["9-18", "18:00-09:00", "09:00-09:00", "09:00-24:01", "09:60-10:00", "none", "09:00"]
+)
+def test_what_names_no_hours_is_refused(text: str) -> None:
+    assert "expected hours such as 09:00-18:00" in problem(lambda env: env.hours("H", "09:00-18:00"), H=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"), [("20:00-08:00", (1200, 480)), ("none", (0, 0)), ("12:00-13:00", (720, 780))]
+)
+def test_quiet_hours_may_go_over_midnight_or_be_none(text: str, hours: tuple[int, int]) -> None:
+    assert Environment({"H": text}).hours("H", "20:00-08:00", over_midnight=True) == hours
+
+
+def test_hooks_are_sources_with_a_scheme_and_a_reader() -> None:
+    found = Environment({"H": "billing=standard, mail=hmac:mail,site-2=token:form"}).hooks("H")
+    assert found == {
+        "billing": ("standard", "json"), "mail": ("hmac", "mail"), "site-2": ("token", "form"),
+    }  # fmt: skip
+    assert Environment({}).hooks("H") == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["billing", "billing=", "=hmac", "Bill=hmac", "a b=hmac", "a=hmac:", "a/b=hmac"]
+)
+def test_what_is_no_hook_is_refused(text: str) -> None:
+    assert "expected such as billing=standard,mail=hmac:mail" in problem(lambda env: env.hooks("H"), H=text)
+
+
+def test_a_source_is_there_once() -> None:
+    assert "'a' is there twice" in problem(lambda env: env.hooks("H"), H="a=hmac,a=token")

@@ -108,7 +108,6 @@ def test_a_live_start_is_locked_down() -> None:
         ("CRM_PROVIDER", "No Such"),
         ("CHAT", "console"),
         ("CHAT", ""),
-        ("CHAT", "slack"),
         ("PLUGINS", "nope"),
         ("PLUGINS", "tests.nope"),
         ("PLUGINS", "tests.nope.deeper"),
@@ -251,10 +250,10 @@ def test_plugins_that_are_there_are_taken_and_not_yet_imported() -> None:
     assert "tests.faults.probe" not in set(sys.modules) - before
 
 
-@pytest.mark.parametrize("chat", ["", "console", "slack"])
+@pytest.mark.parametrize("chat", ["", "console"])
 def test_a_chat_that_cannot_be_is_refused_with_each_transport_that_exists(chat: str) -> None:
     (line,) = [line for line in refusal(live(CHAT=chat)).splitlines() if line.startswith("  CHAT: ")]
-    named = line.partition("transport: " if chat != "slack" else "exists: ")[2]
+    named = line.partition("transport: ")[2]
     assert named.split(", ") == sorted(set(SHIPPED) - {"console"})
 
 
@@ -265,3 +264,45 @@ def test_our_processes_inherit_no_setting(monkeypatch: pytest.MonkeyPatch) -> No
     assert "DATABASE_URL" not in bare_environment()
     assert "EMAIL_URL" not in product_environment("sqlite:////tmp/x")
     assert os.environ["EMAIL_URL"] == "smtp://live"
+
+
+def test_mail_leaves_when_the_firm_is_open_unless_it_says_otherwise() -> None:
+    names = ("SENDING_DAYS", "SENDING_HOURS", "QUIET_HOURS", "HOLIDAYS")
+    days, hours, quiet, holidays = shown({"DEBUG": "1", "BUSINESS_DAYS": "TUE,SAT"}, *names)
+    assert (days, hours, quiet, len(holidays)) == ((1, 5), (540, 1080), (1200, 480), 6)
+    days, hours, quiet, holidays = shown(
+        {
+            "DEBUG": "1",
+            "SENDING_DAYS": "MON",
+            "SENDING_HOURS": "10:00-12:00",
+            "QUIET_HOURS": "none",
+            "HOLIDAYS": "none",
+        },
+        *names,
+    )
+    assert (days, hours, quiet, holidays) == ((0,), (600, 720), (0, 0), [])
+    assert shown({"DEBUG": "1", "HOLIDAYS": "labor,christmas"}, "HOLIDAYS") == [["labor", "christmas"]]
+
+
+@pytest.mark.parametrize(
+    ("hours", "quiet", "usable"),
+    [
+        ("06:00-08:00", "20:00-08:00", False),
+        ("20:00-23:00", "20:00-08:00", False),
+        ("10:00-11:00", "09:00-12:00", False),
+        ("06:00-08:01", "20:00-08:00", True),
+        ("19:59-23:00", "20:00-08:00", True),
+        ("00:00-24:00", "none", True),
+        ("00:00-24:00", "00:01-23:59", True),
+    ],
+)
+def test_hours_in_which_no_mail_could_ever_leave_stop_the_start(hours: str, quiet: str, usable: bool) -> None:
+    said = {"DEBUG": "1", "SENDING_HOURS": hours, "QUIET_HOURS": quiet}
+    if usable:
+        shown(said, "SENDING_HOURS")
+    else:
+        assert "SENDING_HOURS: lie within QUIET_HOURS" in refusal(said)
+
+
+def test_a_holiday_that_is_not_shipped_is_no_word() -> None:
+    assert "HOLIDAYS: expected none, or some of new_year" in refusal({"DEBUG": "1", "HOLIDAYS": "easter"})

@@ -16,7 +16,16 @@ from zoneinfo import ZoneInfo
 
 from tests.faults.desk import Desk
 from tests.faults.postoffice import PostOffice
-from tests.processes import Beat, Command, Process, Worker, eventually, manage, product_environment
+from tests.processes import (
+    OFFICE_HOURS,
+    Beat,
+    Command,
+    Process,
+    Worker,
+    eventually,
+    manage,
+    product_environment,
+)
 from tests.servers import free_port
 
 P = TypeVar("P", bound=Process)
@@ -51,6 +60,8 @@ class Stage:
                 "EMAIL_URL": self.post.url,
                 "BUSINESS_NAME": "Story Lawns",
                 "BUSINESS_ADDRESS": "1 Story Lane, Minneapolis, MN 55401",
+                "REVIEW_LINK": "https://reviews.example.com/story-lawns",
+                **OFFICE_HOURS,
                 "ENGINE_SWEEP": "1",
                 "ENGINE_RETRY_WAITS": "0.2,0.4,0.8",
                 **more,

@@ -193,8 +193,11 @@ def start_trouble(firm: Stage, folder: Path, customers: list[str]) -> None:
 
 
 def at_rest(firm: Stage) -> bool:
-    """Tell whether everything has ended or waits for somebody, but for the one whose CRM is down."""
-    held = "waiting_for LIKE 'provider:%'"
+    """Tell whether everything has ended or waits for somebody, but for the one whose CRM is down.
+
+    The second notes wait days for an answer.
+    """
+    held = "(waiting_for LIKE 'provider:%' OR waiting_for = 'event')"
     return firm.count(f"status IN ('ready', 'running') OR (wake_at <= now() AND NOT {held})") == 0 and (
         firm.count(f"status = 'waiting' AND NOT {held} AND parent_id IS NOT NULL") == 0
     )

@@ -154,7 +154,7 @@ def step_run(
     )
 
 
-def run(name: str, step: StepRun, **params: Any) -> Outcome:
+def run(name: str, step: StepRun, /, **params: Any) -> Outcome:
     """Run a handler as the engine does: its parameters checked by its own schema."""
     known = handlers.get(name)
     return known.run(step, **checked(known, params))

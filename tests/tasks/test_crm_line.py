@@ -11,7 +11,7 @@ from credentials import vault
 from crm import breaker, health
 from crm.models import Health
 from sopengine.errors import RateLimited, StepError, Transient
-from tasks import crm_line, engine, journal, outbox, timeline
+from tasks import crm_line, engine, journal, notices, timeline
 from tasks.models import Notification, Task
 from tasks.outcome import Done, Outcome, StepRun
 from tasks.sweep import sweep
@@ -287,7 +287,7 @@ def test_a_line_that_comes_and_goes_is_told_once_with_a_count_when_it_stays_away
     crm_line.mind()
     last = Notification.objects.order_by("-created_at").first()
     assert last is not None
-    text = vault.unseal(last.sealed or "", table=outbox.TABLE, row=str(last.pk), field="sealed")["text"]
+    text = vault.unseal(last.sealed or "", table=notices.TABLE, row=str(last.pk), field="sealed")["text"]
     assert "came and went" in text
 
 

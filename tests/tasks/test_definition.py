@@ -309,6 +309,15 @@ STEP = "- {key: tell, handler: t.say}\n"
         ("trigger: {schedule: '0 9 * * *', catch_up: all}\n", "trigger.catch_up", "expected once or skip"),
         ("trigger: {schedule: '0 9 * * *', every: day}\n", "trigger.every", "unknown key 'every'"),
         ("trigger: {from: 02-15}\n", "trigger", "the key 'schedule' is missing"),
+        ("trigger: {event: job.completed, overlap: skip}\n", "trigger", "the key 'schedule' is missing"),
+        ("trigger: {source: billing}\n", "trigger", "the key 'event' is missing"),
+        ("trigger: {event: Job Done}\n", "trigger.event", "such as 'job.completed'"),
+        ("trigger: {event: []}\n", "trigger.event", "expected the name of an event"),
+        ("trigger: {event: [job.completed, 7]}\n", "trigger.event", "7 does not fit"),
+        ("trigger: {event: e, source: The Bank}\n", "trigger.source", "such as 'billing'"),
+        ("trigger: {event: e, once_per: once}\n", "trigger.once_per", "names no input"),
+        ("trigger: {event: e, once_per: '{{ slot.year }}'}\n", "trigger.once_per", "names no input"),
+        ("trigger: {event: e, once_per: '{{ job'}\n", "trigger.once_per", "the template cannot be read"),
         ("inputs: [season]\n", "inputs", "must be keys with values, not a list"),
         ("inputs: {season: integer}\n", "inputs.season", "must be keys such as type and default"),
         ("inputs: {season: {type: year}}\n", "inputs.season.type", "expected string or integer or"),
@@ -336,6 +345,22 @@ def test_a_bad_head_is_refused(head: str, key: str, message: str) -> None:
     assert found.key == key
     assert message in found.message
     assert found.line >= 3
+
+
+def test_an_event_trigger_may_name_several_events_a_source_and_what_is_the_same() -> None:
+    head = (
+        "trigger: {event: [job.completed, job_closed], source: crm, once_per: '{{ job }}-{{ slot.year }}'}\n"
+    )
+    sop = definition.read(file_of(STEP, head + "inputs: {job: {type: string}}\n"))
+    assert sop.trigger["event"] == ["job.completed", "job_closed"]
+    wrong = head.replace("job }}", "jobb }}") + "inputs: {job: {type: string}}\n"
+    with pytest.raises(DefinitionError, match="unknown variable 'jobb'; did you mean 'job'"):
+        definition.read(file_of(STEP, wrong))
+
+
+def test_a_sop_may_start_by_its_schedule_and_by_events() -> None:
+    head = "trigger: {schedule: '0 9 * * *', event: job.completed}\ninputs: {job: {default: none}}\n"
+    assert definition.read(file_of(STEP, head)).trigger["schedule"] == "0 9 * * *"
 
 
 @pytest.mark.parametrize(
@@ -756,7 +781,7 @@ WRITE = "- {key: write, handler: t.write}\n"
         ("{{ write.customer_name }}", "unknown variable 'write.customer_name'"),
         ("{{ slot.yaer }}", "unknown variable 'slot.yaer': slot has year, month, day, date, time"),
         ("{{ now.year }}", "unknown variable 'now.year': now has no parts"),
-        ("{{ business.phone }}", "business has name, address"),
+        ("{{ business.fax }}", "business has name, address"),
         ("{{ customer_nmae }}", "unknown variable 'customer_nmae'; did you mean 'customer_name'?"),
         ("{{ customer_phone }}", "unknown variable 'customer_phone'"),
         ("{{ children.sent }}", "unknown variable 'children.sent'"),

@@ -1,6 +1,7 @@
 """What the engine makes of steps: retries, failures, unknown outcomes, crashes, families, order."""
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -525,6 +526,25 @@ def test_a_drain_that_must_stop_gives_back_what_it_has_not_begun(
 
 
 # -- families ------------------------------------------------------------------------------------
+
+
+def test_open_descendants_are_found_through_elders_that_are_over(probe: Probe) -> None:
+    def starts(sop: str) -> Callable[[StepRun], Outcome]:
+        return lambda step: Start([Child(sop, {})], wait=False)
+
+    waits = {"handler": "flow.wait", "with": {"duration": "5 days"}}
+    published(waits, slug="third")
+    published({"key": "two", "handler": "probe.pure"}, slug="second")
+    probe.told["one"], probe.told["two"] = starts("second"), starts("third")
+    first = begun(published({"key": "one", "handler": "probe.pure"}))
+    other = begun(published(waits))
+    engine.drain()
+    waiting = Task.objects.get(version__sop__slug="third")
+    middle = Task.objects.get(version__sop__slug="second")
+    assert (fresh(first).status, middle.status, waiting.status) == ("completed", "completed", "waiting")
+    assert journal.descendants([first.pk]) == [waiting.pk]
+    assert journal.descendants([middle.pk]) == [waiting.pk]
+    assert journal.descendants([waiting.pk, other.pk]) == []
 
 
 def test_a_parent_waits_for_its_children_and_gets_their_counts(probe: Probe) -> None:

@@ -51,13 +51,13 @@ def everything() -> Iterator[str]:
     handlers.remove("probe.everything")
 
 
-def filled(name: str, **values: Any) -> forms.ParamsForm:
+def filled(name: str, /, **values: Any) -> forms.ParamsForm:
     form = params_form(name)(values)
     form.is_valid()
     return form
 
 
-def kept(name: str, **values: Any) -> dict[str, Any]:
+def kept(name: str, /, **values: Any) -> dict[str, Any]:
     form = filled(name, **values)
     assert form.is_valid(), form.errors
     return form.params()

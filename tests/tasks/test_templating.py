@@ -312,7 +312,12 @@ def test_a_message_template_is_read_again_when_its_file_changes(folder: Path) ->
 
 # -- the shipped invitation -----------------------------------------------------------------------------
 
-FIRM = {"season": 2027, "business": {"name": "Green & Sons", "address": "1 Main St\nSpringfield"}}
+LEAVE = "https://firm.test/unsubscribe/a?b&c"
+FIRM = {
+    "season": 2027,
+    "business": {"name": "Green & Sons", "address": "1 Main St\nSpringfield"},
+    "unsubscribe_url": LEAVE,
+}
 KNOWN = {
     "customer_name": "Ana <Lee>",
     "customer_services": ["weed_control"],
@@ -322,21 +327,26 @@ UNKNOWN = {"customer_name": None, "customer_services": [], "customer_last_servic
 
 
 @pytest.mark.parametrize("customer", [KNOWN, UNKNOWN])
-def test_the_invitation_says_season_service_firm_and_what_to_do(customer: dict[str, Any]) -> None:
-    message = render_message("reactivation", {**FIRM, **customer})
+@pytest.mark.parametrize("template", ["reactivation", "reactivation-follow-up"])
+def test_the_invitation_says_season_service_firm_and_what_to_do(
+    customer: dict[str, Any], template: str
+) -> None:
+    message = render_message(template, {**FIRM, **customer})
     assert "2027" in message["subject"]
     for part in ("text", "html"):
         for word in ("2027", "reply", "1 Main St", "Springfield"):
             assert word.lower() in message[part].lower(), (part, word)
         assert ("weed control" if customer is KNOWN else "lawn care") in message[part]
-        assert ("September 2026" in message[part]) is (customer is KNOWN)
+        assert ("September 2026" in message[part]) is (customer is KNOWN and template == "reactivation")
         assert "None" not in message[part]
     assert "Green & Sons" in message["text"]
     assert "Green &amp; Sons" in message["html"]
     assert "<Lee>" not in message["html"]
     assert "\n\n\n" not in message["text"]
+    assert LEAVE in message["text"]
+    assert LEAVE.replace("&", "&amp;") in message["html"]
 
 
 def test_the_invitation_of_a_firm_without_an_address_has_no_empty_line_for_it() -> None:
     message = render_message("reactivation", {**FIRM, **KNOWN, "business": {"name": "Green", "address": ""}})
-    assert message["text"].endswith("Green")
+    assert f"Green\n\nNo more offers by mail, please: {LEAVE}" in message["text"]

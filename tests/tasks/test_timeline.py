@@ -36,6 +36,10 @@ TOLD = {
     "reminded": ({}, "A reminder went out: “Send the mail” has no answer yet."),
     "escalated": ({}, "Somebody else was told: “Send the mail” has no answer yet."),
     "expired": ({"then": "decline"}, "Nobody answered “Send the mail” in time: nothing is sent."),
+    "voided": (
+        {"event": "job.paid", "approval": "q1"},
+        "“job paid” happened; the question of “Send the mail” was withdrawn.",
+    ),
     "waiting": ({"event": "reply"}, "“Send the mail” waits for “reply”."),
     "woke": ({"event": "reply"}, "“reply” happened; the wait is over."),
     "continued": ({"page": 2, "count": 100}, "“Send the mail” listed page 2 with 100 runs."),
@@ -85,6 +89,11 @@ TOLD = {
     "reread": ({}, "The customer was read again before the retry."),
     "freed": ({}, "The wait for the other side is over; “Send the mail” is tried again."),
     "rested": ({}, "A worker looked at the run and found nothing to do yet."),
+    "moved": (
+        {"until": "2026-02-23T15:00:00+00:00", "why": "window"},
+        "“Send the mail” waits: next sending window Mon 23 Feb 09:00 CST.",
+    ),
+    "opened": ({}, "“Send the mail” may go out now."),
     "paced": ({"wait": 4.0}, "“Send the mail” waits 4 s for its turn: only so many may be done in a time."),
 }
 

@@ -609,3 +609,86 @@ def test_who_may_only_look_cannot_change_a_sop(vera: Client) -> None:
     ):
         assert vera.post(address, {"direction": "up"}).status_code == 403, address
     assert keys(sop) == ["one", "two", "three"]
+
+
+# -- who may answer, and to whom it is given -------------------------------------------------------
+
+
+def may_answer(name: str) -> User:
+    """Return somebody without a browser who may answer."""
+    person(name, "answer_approval")
+    return User.objects.get(username=name)
+
+
+def test_a_question_is_handed_over_to_one_who_may_answer_it(ana: Client) -> None:
+    question, bea = asking()[0], may_answer("bea")
+    User.objects.create_user("carl")
+    page = seen(ana.get(at("approval_change", question.pk)))
+    assert 'value="bea">Bea' in page
+    assert 'value="carl"' not in page
+
+    response = ana.post(at("approval_hand_over", question.pk), {"to": "bea"})
+
+    assert "Handed over to Bea, who is told of it." in said(response)
+    question.refresh_from_db()
+    assert question.assignee == bea
+    assert "Given to Bea." in seen(ana.get(at("approval_change", question.pk)))
+
+
+@pytest.mark.parametrize(
+    ("to", "why"), [("carl", "may not answer questions"), ("", "choose"), ("zoe\0", "choose")]
+)
+def test_a_question_is_not_handed_over_to_somebody_else(ana: Client, to: str, why: str) -> None:
+    question = asking()[0]
+    User.objects.create_user("carl")
+
+    assert why in said(ana.post(at("approval_hand_over", question.pk), {"to": to}))
+    question.refresh_from_db()
+    assert question.assignee is None
+
+
+def test_who_may_only_look_hands_nothing_over(vera: Client) -> None:
+    question = asking()[0]
+    may_answer("bea")
+
+    assert "may not answer" in said(vera.post(at("approval_hand_over", question.pk), {"to": "bea"}))
+    assert "Hand over" not in seen(vera.get(at("approval_change", question.pk)))
+
+
+def test_a_question_for_others_says_for_whom_and_has_no_button_to_press(ana: Client) -> None:
+    question = asking()[0]
+    Approval.objects.update(allowed={"users": ["bea"], "groups": ["office"]})
+
+    page = seen(ana.get(at("approval_change", question.pk)))
+
+    assert "Only bea or the group office may answer this question." in page
+    assert re.findall(r'<button class="sp-btn sp-big[^>]*value="(\w+)" (\w*)>', page) == [
+        ("approve", "disabled"),
+        ("decline", "disabled"),
+    ]
+
+
+def test_a_changed_text_is_shown_before_it_is_sent_and_nothing_is_decided(ana: Client) -> None:
+    question = asking()[0]
+    given = {"preview": "1", "subject": "Better", "text": "One <b>\n\nTwo"}
+
+    page = ana.post(at("approval_answer", question.pk), given)
+
+    assert b"<p>One &lt;b&gt;</p>\n<p>Two</p>" in page.content
+    question.refresh_from_db()
+    assert question.state == "open"
+
+
+def test_after_some_were_opened_the_rest_is_approved_at_once(ana: Client) -> None:
+    parent = begun(published({"handler": "flow.wait", "with": {"duration": "1 day"}}))
+    engine.drain()
+    first, *rest = asking(4, parent=parent)
+    assert "Send as is: these 4" in seen(ana.get(at("approval_changelist")))
+    ana.post(at("approval_answer", first.pk), {"choice": "decline"})
+
+    batch = ana.get(at("approval_changelist")).context["batches"][0]
+    assert "Send as is: the rest, 3" in seen(ana.get(at("approval_changelist")))
+    ana.post(at("approval_batch"), {"ids": batch.ids, "sure": "1"})
+
+    assert {one.choice for one in Approval.objects.exclude(pk=first.pk)} == {"approve"}
+    assert len(rest) == 3

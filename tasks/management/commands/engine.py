@@ -1,4 +1,4 @@
-"""engine drain | sweep | doctor | prune: the engine by hand, without a broker."""
+"""engine drain | sweep | doctor | reprocess | prune: the engine by hand, without a broker."""
 
 import argparse
 import json
@@ -14,7 +14,8 @@ from uuid import UUID
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db.models import Q
 
-from tasks import calendars, doctor, engine, journal, outbox
+from sopengine import inbox
+from tasks import calendars, deliveries, doctor, engine, journal, outbox, wakeups
 from tasks.models import Notification, Task
 from tasks.sweep import sweep
 
@@ -27,8 +28,10 @@ class Command(BaseCommand):
     help = "Run what is due in this process, sweep, examine, and prune."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the four verbs."""
-        verbs = parser.add_subparsers(dest="verb", required=True, metavar="drain|sweep|doctor|prune")
+        """Declare the verbs."""
+        verbs = parser.add_subparsers(
+            dest="verb", required=True, metavar="drain|sweep|doctor|reprocess|prune"
+        )
         drain = verbs.add_parser("drain", help="run what is due until nothing is, messages to staff included")
         drain.add_argument("--seconds", type=_positive, help="stop after so many seconds")
         drain.add_argument("--json", action="store_true")
@@ -37,6 +40,9 @@ class Command(BaseCommand):
         sweeping.add_argument("--json", action="store_true")
         examining = verbs.add_parser("doctor", help="say what is wrong; ends with 1 if something is broken")
         examining.add_argument("--json", action="store_true")
+        again = verbs.add_parser("reprocess", help="let webhooks that failed be processed anew")
+        again.add_argument("delivery", nargs="*", type=UUID, help="their ids; all that failed without one")
+        again.add_argument("--json", action="store_true")
         pruning = verbs.add_parser("prune", help="remove runs that ended long ago, with their events")
         pruning.add_argument("--older-than", type=_span, default=timedelta(days=90), metavar="SPAN",
                              help="such as 90d (the default) or 12 weeks")  # fmt: skip
@@ -45,9 +51,13 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         """Do what the verb says."""
-        {"drain": self._drain, "sweep": self._sweep, "doctor": self._doctor, "prune": self._prune}[verb](
-            options
-        )
+        {
+            "drain": self._drain,
+            "sweep": self._sweep,
+            "doctor": self._doctor,
+            "reprocess": self._reprocess,
+            "prune": self._prune,
+        }[verb](options)
 
     # -- drain -----------------------------------------------------------------------------------
 
@@ -61,6 +71,8 @@ class Command(BaseCommand):
                 return asked() or (ends is not None and time.monotonic() >= ends)
 
             while True:
+                journal.due_count()  # a database that is not ready is said so before anything else
+                deliveries.process()
                 report = engine.drain(stop=stop)
                 steps, tasks, stuck = steps + report.steps, tasks + report.tasks, report.abandoned
                 posted = outbox.pump()
@@ -111,19 +123,34 @@ class Command(BaseCommand):
         if not options["json"]:
             self.stdout.write("Nothing is broken.")
 
+    # -- reprocess -------------------------------------------------------------------------------
+
+    def _reprocess(self, options: dict[str, Any]) -> None:
+        """Make failed deliveries due; a sweep or a drain then processes them."""
+        count = inbox.reprocess(options["delivery"] or None)
+        wakeups.wake()
+        self._print(options, {"deliveries": count}, f"{count} deliveries are processed anew.")
+
     # -- prune -----------------------------------------------------------------------------------
 
     def _prune(self, options: dict[str, Any]) -> None:
         """Remove runs that ended before the span; their keys stay spent."""
         before = journal.database_now() - options["older_than"]
         if options["dry_run"]:
-            count, verb = _prunable(before), "would be removed"
+            count, came, verb = _prunable(before), inbox.prunable(before), "would be removed"
         else:
-            count, verb = 0, "were removed"
+            count, came, verb = 0, inbox.prune(before), "were removed"
             while removed := journal.prune(before):
                 count += removed
-        told = {"before": before.isoformat(), "runs": count, "dry_run": options["dry_run"]}
-        self._print(options, told, f"{count} runs that ended before {before:%Y-%m-%d %H:%M} UTC {verb}.")
+        told = {
+            "before": before.isoformat(),
+            "runs": count,
+            "deliveries": came,
+            "dry_run": options["dry_run"],
+        }
+        webhooks = f" and {came} webhooks that came" if came else ""
+        sentence = f"{count} runs that ended{webhooks} before {before:%Y-%m-%d %H:%M} UTC {verb}."
+        self._print(options, told, sentence)
 
     def _print(self, options: dict[str, Any], told: dict[str, Any], sentence: str) -> None:
         self.stdout.write(json.dumps(told) if options["json"] else sentence)

@@ -286,6 +286,7 @@ def _row(sop: Sop) -> dict[str, Any]:
         "state": sop.state,
         "version": sop.published.number if sop.published else None,
         "schedule": trigger.get("schedule"),
+        "event": trigger.get("event"),
         "next": triggers.next_slot(trigger, journal.database_now()) if active else None,
     }
 
