@@ -17,7 +17,7 @@ help:
 	@echo "make test    everything, with a PostgreSQL and a Redis of its own"
 	@echo "make lint    form, types, imports, migrations, settings, security"
 	@echo "make unit | faults | stories    one phase of the tests"
-	@echo "make bench   measure    make soak   the fault tests at full length    make audit   known holes"
+	@echo "make bench   measure    make soak   all tests at full length    make audit   known holes"
 
 venv:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "Python is missing: please install python3 (3.11 or newer)."; exit 1; }
@@ -55,7 +55,7 @@ lint unit postgres faults stories: $(TOOLS)
 	@$(CLEAN) $(PY) -m tests.phases $@
 
 soak: $(TOOLS)
-	@$(CLEAN) SOAK=1 $(PY) -m tests.phases faults stories
+	@$(CLEAN) SOAK=1 $(PY) -m tests.phases unit postgres faults stories
 
 bench: $(TOOLS)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt

@@ -12,6 +12,7 @@ from pytest_django import Settings
 from crm import health
 from tests.tasks.desk import Desk, set_out
 from tests.tasks.runs import check_invariants
+from tests.tasks.shop import CRMS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -32,7 +33,7 @@ CALL = {
 }
 
 
-@pytest.fixture(params=["mock", "rest"])
+@pytest.fixture(params=CRMS)
 def desk(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Iterator[Desk]:
     with set_out(request.param, settings, tmp_path) as desk:
         desk.at("2027-03-10T10:00")

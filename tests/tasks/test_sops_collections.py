@@ -10,13 +10,14 @@ from tasks import triggers
 from tasks.models import ScheduledRun, Task
 from tests.tasks.desk import Desk, set_out
 from tests.tasks.runs import check_invariants
+from tests.tasks.shop import CRMS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SOPS = ("collections", "invoice-stage", "invoice-letter", "invoice-watch")
 
 
-@pytest.fixture(params=["mock", "rest"])
+@pytest.fixture(params=CRMS)
 def desk(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Iterator[Desk]:
     with set_out(request.param, settings, tmp_path) as desk:
         desk.at("2027-03-01T12:00")
