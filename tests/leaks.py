@@ -13,11 +13,16 @@ TOKEN = r"\b(?:access|refresh|code)-[A-Za-z0-9_-]{32}\b"
 PERSON = r"\b[a-z]+\.[a-z]+\.\d+@example\.com|\+1612555\d{4}|kanari|zwitscher"
 
 
+def is_name_of_secret(name: str) -> bool:
+    """Say whether what has this name is a secret."""
+    return SECRET_NAME.search(name) is not None and NO_SECRET.search(name) is None
+
+
 def secrets_in(named: Mapping[str, Any]) -> set[str]:
     """Return the values of names that are those of secrets."""
     found: set[str] = set()
     for name, value in named.items():
-        if SECRET_NAME.search(name) and not NO_SECRET.search(name):
+        if is_name_of_secret(name):
             values = value if isinstance(value, list | tuple) else str(value).split(",")
             found.update(str(one).rpartition(":")[2] if "VAULT" in name else str(one) for one in values)
     return {one for one in found if worth_looking(one)}
@@ -30,6 +35,9 @@ def worth_looking(secret: str) -> bool:
 
 def leaks(texts: Iterable[str], secrets: Iterable[str] = (), *, people: bool = False) -> list[str]:
     """Return the places in these texts where something stands that must not, with their surroundings."""
+    texts = [text for text in texts if text]
+    if not texts:
+        return []
     wanted = [*map(re.escape, sorted(secrets)), TOKEN, *([PERSON] if people else [])]
     pattern = re.compile("|".join(wanted), re.IGNORECASE)
     found = ((text, pattern.search(text)) for text in texts)
