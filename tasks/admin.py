@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
+from sopengine.readonly import ReadOnly
 from tasks import inbox_views, pages, sop_views, views
 from tasks.admin_skin import AdminPasswordChangeForm, ModelAdmin, UserChangeForm, UserCreationForm
 from tasks.models import Approval, Notification, ScheduledRun, Sop, SopVersion, Task, TaskEvent
@@ -22,19 +23,8 @@ from tasks.timeline import Names, line_of
 View = Callable[..., HttpResponse]
 
 
-class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc,unused-ignore]
+class ReadOnlyAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc,unused-ignore]
     """Rows that only the machine writes."""
-
-    actions = None
-
-    def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class PagesAdmin(ReadOnlyAdmin):
