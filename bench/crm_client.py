@@ -2,37 +2,21 @@
 
     python -m bench.crm_client [--rounds 40] [--quick]
 
-`crm` is a find past the cache through everything: the state of the line, the limits of a call, the
-login, the check of what comes in, the field map, the line in the log, the call for the step's event.
-The others make the same request and read the same JSON, and do nothing else. All of them have one
-thread and one kept connection to one server, a process of its own that sends bytes prepared before;
-their turns are short and take turns, so that a busy second hits them alike. Ratios are of medians.
+Starts a PostgreSQL, and a server, a process of its own, that sends bytes prepared before. What is measured
+stands in `bench.crm_turns`, which is a process too: it is set up like a worker, with these servers.
 """
 
 import argparse
-import gc
 import json
-import logging
-import os
-import platform
 import socket
-import statistics
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
-from pathlib import Path
 
-import django
-import requests
-import urllib3
-
-from bench.engine import say
 from tests.processes import live_environment
-from tests.servers import Postgres
+from tests.servers import ROOT, Postgres
 
 CUSTOMER = {
     "id": "cus_0001",
@@ -52,10 +36,6 @@ CUSTOMER = {
     "signed_seasons": [2025],
     "do_not_contact": False,
 }
-PATH = f"/api/v1/customers/{CUSTOMER['id']}"
-KEY = "bench-key"
-WARM_UP = 100  # calls of each before anything is counted
-FINDS = 20  # with one service: about what the steps of a run make
 
 
 # -- the server ------------------------------------------------------------------------------------------
@@ -99,72 +79,8 @@ def served() -> Iterator[str]:
         program.wait()
 
 
-# -- the contestants, each a function that makes one call ---------------------------------------------------
-
-
-def by_session(url: str) -> Callable[[], object]:
-    """A plain requests.Session."""
-    session = requests.Session()
-    headers = {"Authorization": f"Bearer {KEY}", "Accept": "application/json"}
-    return lambda: session.get(f"{url}{PATH}", headers=headers, timeout=15).json()
-
-
-def by_urllib3(url: str) -> Callable[[], object]:
-    """A plain urllib3 pool."""
-    pool = urllib3.PoolManager(1)
-    headers = {"Authorization": f"Bearer {KEY}", "Accept": "application/json"}
-    return lambda: pool.request("GET", f"{url}{PATH}", headers=headers, timeout=15).json()
-
-
-def by_service() -> Callable[[], object]:
-    """CrmService.find as a step makes it, in a process that is set up like a worker."""
-    django.setup()
-    from crm.service import open_service  # noqa: PLC0415 - its models need the setup above
-
-    for handler in logging.getLogger().handlers:  # what a line costs is counted, where it lands is not
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(Path(os.devnull).open("w"))  # noqa: SIM115 - open for as long as we live
-    service, left = open_service(), FINDS
-
-    def find() -> object:
-        nonlocal service, left
-        if not left:
-            service, left = open_service(), FINDS
-        left -= 1
-        return service.find("cus_0001", fresh=True)
-
-    return find
-
-
-# -- the measurement -----------------------------------------------------------------------------------------
-
-
-def per_second(call: Callable[[], object], seconds: float) -> float:
-    """Call for so long; return the calls per second."""
-    calls, began = 0, time.perf_counter()
-    end = began + seconds
-    while time.perf_counter() < end:
-        call()
-        calls += 1
-    return calls / (time.perf_counter() - began)
-
-
-def measured(
-    contestants: dict[str, Callable[[], object]], rounds: int, seconds: float
-) -> dict[str, list[float]]:
-    """Let each contestant have its turn in each round, the first of one round last in the next."""
-    figures: dict[str, list[float]] = {name: [] for name in contestants}
-    order = list(contestants)
-    for _ in range(rounds):
-        for name in order:
-            gc.collect()
-            figures[name].append(per_second(contestants[name], seconds))
-        order = [*order[1:], order[0]]
-    return figures
-
-
 def main() -> None:
-    """Measure, and print the ratios."""
+    """Start the servers, and let the turns be measured."""
     options = argparse.ArgumentParser(description="Measure CrmService.find beside bare HTTP clients.")
     options.add_argument("--rounds", type=int, default=40)
     options.add_argument("--quick", action="store_true", help="few short rounds: to see that it runs")
@@ -176,30 +92,14 @@ def main() -> None:
     with ExitStack() as stack:
         postgres = Postgres()
         stack.callback(postgres.remove)
-        url = stack.enter_context(served())
-        os.environ.update(
-            live_environment(postgres.migrated_database("crm"), CRM_BASE_URL=url, CRM_API_KEY=KEY),
+        environment = live_environment(
+            postgres.migrated_database("crm"),
+            CRM_BASE_URL=stack.enter_context(served()),
+            CRM_API_KEY="bench-key",
             DJANGO_SETTINGS_MODULE="sopengine.settings",
         )
-        contestants = {
-            "crm": by_service(),
-            "requests_session": by_session(url),
-            "urllib3": by_urllib3(url),
-        }
-        say(
-            "machine", cores=os.cpu_count(), python=platform.python_version(), requests=version("requests"),
-            urllib3=version("urllib3"), rounds=rounds, load=round(os.getloadavg()[0], 2),
-        )  # fmt: skip
-        for call in contestants.values():
-            for _ in range(WARM_UP):
-                call()
-        figures = measured(contestants, rounds, seconds)
-    for name, rates in figures.items():
-        quarters = statistics.quantiles(rates, n=4)
-        say(name, per_second=round(quarters[1], 1), lower=round(quarters[0], 1), upper=round(quarters[2], 1))
-    medians = {name: statistics.median(rates) for name, rates in figures.items()}
-    ratios = {name: round(medians["crm"] / medians[name], 2) for name in ("requests_session", "urllib3")}
-    print(json.dumps({"ratios": ratios}))
+        turns = [sys.executable, "-m", "bench.crm_turns", str(CUSTOMER["id"]), str(rounds), str(seconds)]
+        sys.exit(subprocess.run(turns, cwd=ROOT, env=environment, check=False).returncode)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from crm import breaker, health
 from crm.breaker import Standing
 from crm.models import Health
 from sopengine import clock
+from sopengine.readonly import ReadOnly
 
 SERVICE = "crm"
 MAY_HOLD = "crm.hold_crm"
@@ -175,19 +176,8 @@ def _log(request: HttpRequest, service: str, what: str) -> None:
 
 
 @admin.register(Health)
-class HealthAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class HealthAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     """One page of our own; the rows are the machine's to write."""
-
-    actions = None
-
-    def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return any(map(request.user.has_perm, MAY_SEE))

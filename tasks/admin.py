@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from sopengine import clock
+from sopengine.readonly import ReadOnly
 from tasks import (  # noqa: F401 - one registers itself
     api_admin,
     chat_admin,
@@ -47,19 +48,8 @@ from tasks.timeline import Names, line_of
 View = Callable[..., HttpResponse]
 
 
-class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc,unused-ignore]
+class ReadOnlyAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc,unused-ignore]
     """Rows that only the machine writes."""
-
-    actions: tuple[str, ...] | None = None
-
-    def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class PagesAdmin(ReadOnlyAdmin):

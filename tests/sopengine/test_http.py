@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -343,24 +343,27 @@ def test_a_refused_connection_sent_nothing() -> None:
     assert (caught.value.reason, caught.value.sent) == ("unreachable", "no")
 
 
-def test_a_connection_that_does_not_come_about_in_time_sent_nothing() -> None:
-    with socket.socket() as full:
+@pytest.fixture
+def unreached() -> Iterator[Client]:
+    """Return a client of a server whose queue is full: no connection to it comes about."""
+    with socket.socket() as full, ExitStack() as fillers:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
+        for _ in range(4):
+            filler = fillers.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
-        client = Client("crm", f"http://127.0.0.1:{full.getsockname()[1]}", connect_seconds=0.2)
-        started = time.monotonic()
+        yield Client("crm", f"http://127.0.0.1:{full.getsockname()[1]}", connect_seconds=0.2)
 
-        with pytest.raises(Transient) as caught:
-            client.call("POST", "/x", label="x", body={})
 
-        assert (caught.value.reason, caught.value.sent) == ("connect_timeout", "no")
-        assert time.monotonic() - started < 2
-        for filler in fillers:
-            filler.close()
+def test_a_connection_that_does_not_come_about_in_time_sent_nothing(unreached: Client) -> None:
+    started = time.monotonic()
+
+    with pytest.raises(Transient) as caught:
+        unreached.call("POST", "/x", label="x", body={})
+
+    assert (caught.value.reason, caught.value.sent) == ("connect_timeout", "no")
+    assert time.monotonic() - started < 2
 
 
 def drip(sock: socket.socket, data: bytes) -> None:
@@ -674,22 +677,12 @@ def test_the_deadline_caps_the_total_time(wire: Wire) -> None:
     assert time.monotonic() - started < 1.2
 
 
-def test_a_connection_that_the_deadline_cut_off_says_nothing_of_the_other_side() -> None:
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        client = Client("crm", f"http://127.0.0.1:{full.getsockname()[1]}", connect_seconds=0.2)
-        found = []
-        for deadline in (Left(0.1), Left(9)):
-            with pytest.raises(Transient) as caught:
-                client.call("POST", "/x", label="x", body={}, deadline=deadline)
-            found.append((caught.value.reason, caught.value.sent))
-        for filler in fillers:
-            filler.close()
+def test_a_connection_that_the_deadline_cut_off_says_nothing_of_the_other_side(unreached: Client) -> None:
+    found = []
+    for deadline in (Left(0.1), Left(9)):
+        with pytest.raises(Transient) as caught:
+            unreached.call("POST", "/x", label="x", body={}, deadline=deadline)
+        found.append((caught.value.reason, caught.value.sent))
 
     assert found == [("deadline", "no"), ("connect_timeout", "no")]
 
