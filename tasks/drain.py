@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -337,9 +337,11 @@ class Drain:
         """Take what the crew has finished; wait for it when there is nothing else to do."""
         busy = bool(self.to_settle or self.to_start or (self.waiting and self.crew.free))
         idle = bool(self.crew.working) and not busy
-        for job in self.crew.finished(0.05 if idle else 0):
-            ready, reply = job.subject, job.answer
-            assert isinstance(reply, perform.Reply)
+        done = [(job, cast(perform.Reply, job.answer)) for job in self.crew.finished(0.05 if idle else 0)]
+        for _, reply in done:  # what they met is known before anybody else is sent there
+            _note(reply)
+        for job, reply in done:
+            ready = job.subject
             if job.abandoned:
                 self._late(ready, reply)
                 continue
@@ -356,7 +358,6 @@ class Drain:
         self.steps += 1
         if ready.call.reserved and not _may_have_left(reply):
             turn.frees = ready.call.reserved
-        reply.notes.write()
         for call in reply.calls:
             turn.note("crm_called", **perform.told(call))
         if reply.found or any(call.status == "replayed" for call in reply.calls):
@@ -528,3 +529,13 @@ class Drain:
         if more:
             wakeups.wake()
         return DrainReport(self.steps, self.tasks, more, len(self.crew.abandoned))
+
+
+def _note(reply: perform.Reply) -> None:
+    """Note how the CRM answered; a bug in that is no reason to lose the answer."""
+    try:
+        reply.notes.write()
+    except Exception as error:
+        log.error(
+            "an answer of the CRM was not noted: %s in %s", type(error).__name__, perform.place_of(error)
+        )
