@@ -19,7 +19,7 @@ from django.db.models import Case, CharField, F, Q, QuerySet, Value, When
 from sopengine import clock
 from sopengine.errors import AuthError, Permanent, RateLimited, StepError, Transient
 from tasks import asking, contents, folding, journal, staff_mail
-from tasks.models import ChatAccount, Notification, Pace, Pulse, Task
+from tasks.models import Approval, ChatAccount, Notification, Pace, Pulse, Task
 from tasks.notices import away_pulse, escalate, post, sealed_notice
 from tasks.transports import Message, Transport, open_transport
 from tasks.wording import escalation_text
@@ -50,6 +50,8 @@ def pump(limit: int = 50) -> int:
     posted = 0
     ends = clock.monotonic() + PUMP_SECONDS
     try:
+        if not _is_anything_waiting():
+            return 0
         _tell()
         transport = open_transport()
         for id_ in _due(limit):
@@ -60,6 +62,14 @@ def pump(limit: int = 50) -> int:
         # The caller's work is done; what could not be posted is still due.
         log.error("outbox stopped: %s", type(error).__name__)
     return posted
+
+
+def _is_anything_waiting() -> bool:
+    """Whether a message is due, or a question open that nobody was told of: mostly neither is so."""
+    return (
+        Notification.objects.filter(wake_at__lte=journal.database_now()).exists()
+        or Approval.objects.filter(state=Approval.State.OPEN, message=None).exists()
+    )
 
 
 def _tell() -> None:
@@ -73,7 +83,7 @@ def _tell() -> None:
 def _due(limit: int) -> list[UUID]:
     """Return what is due: critical first, and of a medium that is away only that."""
     now = journal.database_now()
-    away = [medium for medium in Medium.values if _away_until(medium, now)]
+    away = _away(now)
     due = Notification.objects.filter(wake_at__lte=now, state=State.PENDING)
     first = Case(When(severity="critical", then=Value(0)), default=Value(1))
     due = due.exclude(Q(medium__in=away) & ~Q(severity="critical"))
@@ -113,8 +123,7 @@ def _claim(id_: UUID) -> Notification | None:
 
 def _may_go(now: datetime) -> Q:
     """Keep back what was due when this pump began, if its way has proved to be closed since."""
-    away = [medium for medium in Medium.values if _away_until(medium, now)]
-    return ~Q(medium__in=away) | Q(severity="critical")
+    return ~Q(medium__in=_away(now)) | Q(severity="critical")
 
 
 def _waits(row: Notification, transport: Transport) -> bool:
@@ -292,9 +301,11 @@ def _pause_channel(row: Notification, now: datetime, until: datetime, transport:
         Pace.objects.update_or_create(name=_line(row), defaults={"next_at": after})
 
 
-def _away_until(medium: str, now: datetime) -> datetime | None:
-    """Return until when nothing is sent this way; None while the other side answers."""
-    return Pulse.objects.filter(name=away_pulse(medium), at__gt=now).values_list("at", flat=True).first()
+def _away(now: datetime) -> list[str]:
+    """Return the ways by which nothing is sent at present."""
+    pulses = {away_pulse(medium): medium for medium in Medium.values}
+    names = Pulse.objects.filter(name__in=pulses, at__gt=now).values_list("name", flat=True)
+    return [pulses[name] for name in names]
 
 
 def _goes_away(medium: str, error: StepError, now: datetime) -> datetime:
