@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What one message lists: questions of one step in the runs of one family, to one channel or person."""
+    """What one message lists: one step's questions in the runs of one family, to one channel or person."""
 
     owner: UUID
     step: str
@@ -88,12 +88,15 @@ def _count_told() -> None:
 
 def _by_place() -> dict[Place, list[Approval]]:
     """Return the untold questions by where they belong, the oldest first."""
-    untold = Approval.objects.filter(state=State.OPEN, message=None).select_related("task")
+    untold = (
+        Approval.objects.filter(state=State.OPEN, message=None)
+        .select_related("task")
+        .annotate(family=questions.FAMILY)
+    )
     found: dict[Place, list[Approval]] = {}
     heavy = ("sealed", "task__sealed", "task__request")
     for approval in untold.order_by("created_at", "pk").defer(*heavy)[:MOST]:
-        owner = approval.task.parent_id or approval.task_id
-        place = Place(owner, approval.step, approval.channel, _person_of(approval))
+        place = Place(approval.family, approval.step, approval.channel, _person_of(approval))
         found.setdefault(place, []).append(approval)
     return found
 
@@ -114,7 +117,8 @@ def _more_to_come(owner: UUID, now: datetime) -> bool:
         | Q(status=Status.READY, wake_at__lte=now + PATIENCE)
         | Q(status=Status.WAITING, waiting_for="listing")
     )
-    return any(Task.objects.filter(moving, family).exists() for family in (Q(pk=owner), Q(parent=owner)))
+    family = (Q(pk=owner), Q(parent=owner), Q(parent__parent=owner))
+    return any(Task.objects.filter(moving, generation).exists() for generation in family)
 
 
 def _told(place: Place, untold: Sequence[Approval]) -> bool:

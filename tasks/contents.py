@@ -10,6 +10,7 @@ from credentials import vault
 from tasks import asking, folding
 from tasks.models import Approval, Notification
 from tasks.notices import TABLE
+from tasks.questions import FAMILY
 from tasks.transports import Card
 
 LONGEST_LINE = 120
@@ -64,8 +65,9 @@ def _link(row: Notification, batch: tuple[Card, ...]) -> str:
     if len(batch) == 1:
         return batch[0].link
     if batch:
-        owner = Approval.objects.filter(pk=batch[0].approval_id).values_list("task__parent_id", "task_id")[0]
-        return f"{_address('admin:tasks_approval_changelist')}?run={owner[0] or owner[1]}"
+        listed = Approval.objects.filter(pk=batch[0].approval_id)
+        family = listed.annotate(family=FAMILY).values_list("family", flat=True)[0]
+        return f"{_address('admin:tasks_approval_changelist')}?run={family}"
     if row.kind == "reminder":
         return _address("admin:tasks_approval_changelist")
     if row.approval_id:

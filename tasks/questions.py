@@ -9,6 +9,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractUser
 from django.db.models import Q
+from django.db.models.functions import Coalesce
 
 from credentials import vault
 from tasks import context, journal
@@ -22,6 +23,17 @@ Option = dict[str, str]
 
 
 # -- the text --------------------------------------------------------------------------------------
+
+
+# A campaign starts one run for each customer, and each of these may start another later: what they
+# ask on one day is read as one list. For `annotate` on approvals.
+FAMILY = Coalesce("task__parent__parent_id", "task__parent_id", "task_id")
+
+
+def head_of(task: Task) -> Task:
+    """Return the run that a list of questions is named after: that which all began with."""
+    parent = task.parent
+    return task if parent is None else parent.parent or parent
 
 
 def content_of(approval: Approval) -> dict[str, Any] | None:

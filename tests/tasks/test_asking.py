@@ -103,6 +103,23 @@ def test_questions_of_one_run_are_told_in_lists_of_25_and_each_in_one_of_them(ro
     assert str(first and first.pk) == oldest[0]
 
 
+def test_what_the_runs_of_a_campaign_start_later_asks_in_one_list_too(room: type[Room]) -> None:
+    campaign = begun(published({"handler": "flow.wait", "with": {"duration": "10 days"}}))
+    ended = [begun(campaign.version) for _ in range(3)]
+    Task.objects.filter(pk__in=[one.pk for one in ended]).update(parent=campaign)
+    engine.drain()
+    second = some_questions(3)
+    for parent, question in zip(ended, second, strict=True):
+        Task.objects.filter(pk=question.task_id).update(parent=parent)
+    untold()
+    room.posted.clear()
+    outbox.pump()
+
+    (told,) = [message for message in room.posted if message.kind == "approval"]
+    assert [card.approval_id for card in told.batch] == [str(question.pk) for question in second]
+    assert told.link.endswith(f"?run={campaign.pk}")
+
+
 def test_a_list_shows_whom_each_draft_is_for_and_its_subject_and_nothing_else_of_it(room: type[Room]) -> None:
     a_family(2)
 
