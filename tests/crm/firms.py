@@ -112,6 +112,7 @@ for line in sys.stdin:
     if pid == 0:
         print(os.getpid(), flush=True)
         execute_from_command_line(["manage.py", *json.loads(line)])
+        sys.stdout.flush()
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """

@@ -17,6 +17,7 @@ from sopengine.errors import DataError, Outdated, Permanent, StepError, Transien
 from tests.crm.conftest import Serve
 from tests.crm.firms import Firm, InProcess, Process, Served
 from tests.crm.shapes.answers import RATE_LEFT, Shape
+from tests.length import AT_FULL_LENGTH
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     running.close()
 
 
-@pytest.fixture(params=["mock", "rest", "shaped", "served"])
+@pytest.fixture(params=["mock", "rest", "shaped", pytest.param("served", marks=AT_FULL_LENGTH)])
 def firm(request: pytest.FixtureRequest, serve: Serve) -> Iterator[Firm]:
     """One CRM after the other."""
     if request.param == "served":

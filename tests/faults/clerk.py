@@ -1,10 +1,13 @@
 """The desk's own process: does what the test asks with the product's code and settings."""
 
+import contextlib
+import io
 from collections.abc import Mapping
 from multiprocessing.connection import Client
 from typing import Any
 
 from celery import current_app
+from django.core.management import call_command
 from django.db import connection, transaction
 from django.db.models import Count, Q
 from django.utils import timezone
@@ -101,6 +104,14 @@ def sweep_now() -> None:
     sweep.sweep(force=True)
 
 
+def manage(arguments: list[str]) -> str:
+    """Run a management command; return what it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        call_command(*arguments, stdout=printed)
+    return printed.getvalue()
+
+
 def sql(statement: str) -> list[Row]:
     """Run one statement; return what it found."""
     with connection.cursor() as cursor:
@@ -119,5 +130,6 @@ VERBS = {
     "busy": busy,
     "send": send,
     "sweep": sweep_now,
+    "manage": manage,
     "sql": sql,
 }

@@ -76,6 +76,10 @@ class Desk:
         """Sweep in the desk's process."""
         self._do("sweep")
 
+    def manage(self, *arguments: str) -> str:
+        """Run a management command in the desk's process; return what it printed."""
+        return str(self._do("manage", arguments=list(arguments)))
+
     def sql(self, statement: str) -> list[Row]:
         """Run one statement; return the rows it found."""
         return list(self._do("sql", statement=statement))

@@ -1,4 +1,4 @@
-"""A mail server that remembers each letter it took, and answers late, or never, when told to."""
+"""A mail server that remembers each letter it took, and answers late, never, or no, when told to."""
 
 import asyncio
 import email
@@ -19,11 +19,16 @@ class PostOffice:
     """An SMTP server on a free port of loopback.
 
     `pause` seconds lie between a letter and its receipt; a `deaf` one takes letters and never says so.
+    Whoever is in `refuses` is unknown here (550), whoever is in `puts_off` is to be tried again (451);
+    `refused` counts how often either was said.
     """
 
     def __init__(self, *, pause: float = 0.0, deaf: bool = False) -> None:
         self.pause, self.deaf = pause, deaf
         self.letters: list[Message] = []
+        self.refuses: set[str] = set()
+        self.puts_off: set[str] = set()
+        self.refused: Counter[str] = Counter()
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(
             self._loop.create_server(
@@ -47,6 +52,18 @@ class PostOffice:
     def recipients(self) -> Counter[str]:
         """How often each address got a letter."""
         return Counter(str(letter["To"]) for letter in list(self.letters))
+
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """Take a recipient, or refuse it."""
+        if address in self.refuses | self.puts_off:
+            self.refused[address] += 1
+            permanent = address in self.refuses
+            return "550 5.1.1 no such mailbox" if permanent else "451 4.3.0 try again later"
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
+        return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         """Keep the letter, then answer, if ever."""

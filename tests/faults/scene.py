@@ -1,6 +1,5 @@
 """A scene: a database, a broker, the other sides, the desk and the processes of one fault test."""
 
-import os
 import random
 import sys
 import threading
@@ -17,7 +16,6 @@ from tests.faults.postoffice import PostOffice
 from tests.processes import FAST_ENGINE, Beat, Keeper, Process, Worker, eventually, product_environment
 
 P = TypeVar("P", bound=Process)
-SOAK = os.environ.get("SOAK") == "1"
 RECOVERY = (1.5 + 0.5 + 5) * 5  # seconds: the ceiling lease + sweep + 5 s, x 5 for a busy machine
 
 # For tests in which nobody dies: on a busy machine, too, every step has time enough.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tests.faults.invariants import summary
 from tests.faults.procedures import FIVE, people, sop, step
-from tests.faults.scene import NO_HURRY, RECOVERY, SOAK, Scene
+from tests.faults.scene import NO_HURRY, RECOVERY, Scene
+from tests.length import SOAK
 from tests.processes import WebServer, eventually
 from tests.servers import Redis
 

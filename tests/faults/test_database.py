@@ -10,7 +10,8 @@ import pytest
 from tests.faults.invariants import summary
 from tests.faults.postoffice import PostOffice
 from tests.faults.procedures import FIVE, MAILS, people
-from tests.faults.scene import RECOVERY, SOAK, Scene
+from tests.faults.scene import RECOVERY, Scene
+from tests.length import SOAK
 from tests.processes import eventually
 from tests.servers import Postgres, Redis
 

@@ -11,6 +11,7 @@ from tests.faults.invariants import summary
 from tests.faults.postoffice import PostOffice
 from tests.faults.procedures import FIVE, MAILS, people, sop, step
 from tests.faults.scene import RECOVERY, Scene
+from tests.length import AT_FULL_LENGTH
 from tests.processes import eventually
 
 SLOW_MAIL = {"ENGINE_LEASE": "12", "ENGINE_DEADLINE": "10", "ENGINE_CALL_TIMEOUT": "9"}
@@ -18,7 +19,7 @@ SLOW_MAIL = {"ENGINE_LEASE": "12", "ENGINE_DEADLINE": "10", "ENGINE_CALL_TIMEOUT
 
 @pytest.mark.parametrize(
     ("everyone", "remap"),
-    [(True, "SIGQUIT"), (False, "SIGQUIT"), (True, "")],
+    [(True, "SIGQUIT"), pytest.param(False, "SIGQUIT", marks=AT_FULL_LENGTH), (True, "")],
     ids=["everybody", "main process", "everybody without REMAP"],
 )
 def test_a_sigterm_during_fifty_mails_parks_none_and_counts_no_crash(
@@ -44,7 +45,11 @@ def test_a_sigterm_during_fifty_mails_parks_none_and_counts_no_crash(
            f"{sent} sent by then, {took:.1f} s to end, 0 parked, 0 crashes, each sent once")  # fmt: skip
 
 
-@pytest.mark.parametrize("patient", [False, True], ids=["the mail gives up", "the deadline gives up"])
+@pytest.mark.parametrize(
+    "patient",
+    [False, pytest.param(True, marks=AT_FULL_LENGTH)],
+    ids=["the mail gives up", "the deadline gives up"],
+)
 def test_a_mail_server_that_takes_and_never_answers_gets_each_mail_once(
     stage: Callable[..., Scene], patient: bool
 ) -> None:

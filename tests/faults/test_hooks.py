@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from tests.processes import WebServer, Worker, eventually, manage, product_environment
-from tests.servers import Redis
+from tests.servers import Postgres, Redis
 
 SECRET = "secret-of-the-sender"
 BODY = json.dumps({"event": "job.completed", "event_id": "e-1", "data": {"job_id": "j-7"}}).encode()
@@ -109,18 +109,22 @@ CHUNKED = ("Content-Type: application/json", "Transfer-Encoding: chunked")
 
 
 @pytest.fixture(scope="module")
-def _log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("hooks")
+def _site(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    database = postgres.migrated_database("hooks")
+    environment = product_environment(database, HOOKS="crm=hmac", CRM_HMAC_SECRET=SECRET, LOG_LEVEL="WARNING")
+    with WebServer(environment, log=tmp_path_factory.mktemp("hooks") / "web.log") as web:
+        web.ready()
+        yield Site(web, database)
+    postgres.drop_database("hooks")
 
 
 @pytest.fixture
-def site(new_database: Callable[[], str], tmp_path: Path) -> Iterator[Site]:
-    database = new_database()
-    environment = product_environment(database, HOOKS="crm=hmac", CRM_HMAC_SECRET=SECRET, LOG_LEVEL="WARNING")
-    with WebServer(environment, log=tmp_path / "web.log") as web:
-        web.ready()
-        yield Site(web, database)
-        assert "Traceback" not in web.output()
+def site(_site: Site) -> Iterator[Site]:
+    """The site, with no delivery in its database."""
+    with psycopg.connect(_site.database) as connection:
+        connection.execute("TRUNCATE sopengine_delivery")
+    yield _site
+    assert "Traceback" not in _site.web.output()
 
 
 def test_one_delivery_sent_ten_times_at_once_is_one_run_and_each_is_answered_well(

@@ -18,6 +18,7 @@ from crm.mock.oauth import OAuthServer, running
 from crm.mock.scenario import Scenario
 from crm.mock.server import MockServer
 from crm.mock.state import MockState
+from tests.length import AT_FULL_LENGTH
 from tests.processes import Process, eventually, manage, product_environment
 from tests.servers import ROOT
 
@@ -28,7 +29,7 @@ QUERY = ("crm", "query", "--limit", "1", "--json")
 KEYS = {"k1": "k1:" + "A" * 42 + "E=", "k2": "k2:" + "B" * 42 + "E="}
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+@pytest.fixture(params=["postgresql", pytest.param("sqlite", marks=AT_FULL_LENGTH)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a migrated database, on each of the two."""
     if request.param == "postgresql":

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from tests.length import AT_FULL_LENGTH
 from tests.processes import Process, eventually, manage, product_environment
 from tests.servers import ROOT, free_port
 
@@ -61,8 +62,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ([], {}, (4, 0, 1), 4),
         (["--answer", "approve"], HOSTILE, (5, 0, 0), 5),
-        (["--answer", "decline"], {}, (0, 5, 0), 0),
-        (["--answer", "leave"], {}, (0, 0, 5), 0),
+        pytest.param(["--answer", "decline"], {}, (0, 5, 0), 0, marks=AT_FULL_LENGTH),
+        pytest.param(["--answer", "leave"], {}, (0, 0, 5), 0, marks=AT_FULL_LENGTH),
     ],
     ids=["all but one, no environment", "approve, a hostile environment", "decline", "leave"],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.length import AT_FULL_LENGTH
 from tests.processes import Command, answers, eventually, manage, product_environment
 from tests.servers import Redis, free_port
 
@@ -29,7 +30,7 @@ def serve(environment: dict[str, str], log: Path) -> tuple[Command, str]:
     return process, f"http://127.0.0.1:{port}"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=AT_FULL_LENGTH), signal.SIGTERM])
 def test_serve_runs_the_engine_without_a_broker(tmp_path: Path, number: signal.Signals) -> None:
     environment = product_environment(f"sqlite:///{tmp_path / 'db.sqlite3'}", ENGINE_SWEEP="0.5")
     manage(environment, "migrate", "--verbosity", "0")

@@ -4,7 +4,6 @@ Its CRM is the mock of this process, or one that is served over HTTP and reached
 its mail goes to a folder. Hours are those of the wall clock in Chicago.
 """
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -27,10 +26,11 @@ from tasks import approvals, definition, engine, events, journal, plan, timeline
 from tasks.models import Approval, Sop, Task
 from tasks.sweep import sweep
 from tasks.transports import Message, Transport, load_transports, transports
+from tests.length import SOAK
 
 CHICAGO = ZoneInfo("America/Chicago")
 # The provider in this process is so much like the served one that it takes its turn at full length only.
-CRMS = ("mock", "rest") if os.environ.get("SOAK") else ("rest",)
+CRMS = ("mock", "rest") if SOAK else ("rest",)
 KEY = "shop-key-1"
 
 
