@@ -78,7 +78,7 @@ class Stage:
         """Serve the mock CRM over HTTP, and wait until it answers."""
         command = ["crm", "serve-mock", "--port", str(self.port), *arguments]
         served = self._begun(Command(self.environment, *command, log=self.folder / "crm.log"))
-        eventually(lambda: "listens on" in served.output(), 30, what=served.output)
+        eventually(lambda: "listens on" in served.output_of_this_start(), 30, what=served.output)
         return served
 
     def machine(self, workers: int = 2) -> None:
@@ -153,7 +153,8 @@ class Stage:
 
     def _begun(self, process: P) -> P:
         self.processes.append(process)
-        return self._ends.enter_context(process)
+        self._ends.enter_context(process)
+        return process
 
     def __enter__(self) -> Self:
         return self

@@ -2,11 +2,8 @@
 under way, nor when they fail in each way that brings foreign words near us, nor afterwards.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -14,12 +11,11 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from tests.faults.postoffice import PostOffice
 from tests.processes import eventually
 from tests.servers import Postgres, Redis
+from tests.stories.canaries import MARK, WORDS, Watch, look_and, person
 from tests.stories.stage import CAMPAIGN, Stage
 
 PEOPLE = 200
 TROUBLED = 12
-MARK = re.compile(r"kanari|zwitscher|4477009|pfeift|vogelheim", re.IGNORECASE)
-WORDS = "The customer is Kanari Zwitscher of Vogelheim, zwitscher@kanari.example, +4477009001"
 
 HANDLERS = '''
 """Steps that fail with a customer's name on their lips."""
@@ -90,47 +86,6 @@ class ChoosyOffice(PostOffice):
         return "250 ok"
 
 
-class Watch:
-    """Looks through everything that is kept or written, as often as it is asked to."""
-
-    def __init__(self, firm: Stage, postgres: Postgres, redis: Redis) -> None:
-        self.firm, self.postgres, self.redis = firm, postgres, redis
-        self.looks = self.with_sealed = 0
-
-    def look(self) -> None:
-        """Fail when any mark stands anywhere in clear."""
-        database = urlsplit(self.firm.database).path.strip("/")
-        dump = self.postgres.dump(database)
-        self.looks += 1
-        self.with_sealed += "'v1|dev|" in dump
-        for place, text in (
-            ("the database", dump),
-            ("Redis", self.redis.dump()),
-            ("a log", self.firm.logs()),
-            ("the log of PostgreSQL", self.postgres.log.read_text(errors="replace")),
-        ):
-            found = MARK.search(text)
-            assert not found, (
-                f"a mark stands in {place}: …{text[max(0, found.start() - 300) : found.end() + 100]}…"
-            )
-
-
-def person(number: int, status: str) -> dict[str, Any]:
-    """Return a customer of whom every value says so."""
-    return {
-        "id": f"cus_{number:03}",
-        "name": f"Kanari{number:03} Zwitscher",
-        "email": f"zwitscher{number:03}@kanari.example",
-        "phone": f"+4477009{number:05}",
-        "address": f"{number} Vogelheim Road",
-        "city": "Vogelheim",
-        "notes": f"Pfeift morgens {number}",
-        "status": status,
-        "services": ["fertilizer"],
-        "last_service_date": {"$days": -200},
-    }
-
-
 def test_no_value_of_a_customer_stands_in_clear_anywhere_at_any_time(
     stage: Callable[..., Stage], postgres: Postgres, redis_server: Redis, tmp_path: Path
 ) -> None:
@@ -169,12 +124,6 @@ def test_no_value_of_a_customer_stands_in_clear_anywhere_at_any_time(
         firm.desk.sweep()
         finished_runs_hold_nothing(firm)
         watch.look()
-
-
-def look_and(watch: Watch, done: Callable[[], bool]) -> bool:
-    """Look, and tell whether it is done."""
-    watch.look()
-    return done()
 
 
 def start_trouble(firm: Stage, folder: Path, customers: list[str]) -> None:

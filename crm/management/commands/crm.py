@@ -97,6 +97,9 @@ class Command(BaseCommand):
         serve.add_argument(
             "--oauth", action="store_true", help="take only tokens of a login server that it starts beside it"
         )
+        serve.add_argument(
+            "--rows", type=Path, metavar="FILE", help="keep its rows in this file (else they end with it)"
+        )
         serve.add_argument("--scenario", type=Path, metavar="FILE", help="rows and faults, see below")
         serve.add_argument(
             "--fault",
@@ -223,7 +226,7 @@ class Command(BaseCommand):
             scenario = read_scenario(options["scenario"]) if options["scenario"] else Scenario()
             scenario.faults = [*options["fault"], *scenario.faults]
             server = MockServer(
-                MockState(customers=options["customers"]),
+                MockState(str(options["rows"] or ""), customers=options["customers"]),
                 options["port"],
                 options["latency"] / 1000,
                 scenario,
