@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -231,18 +231,21 @@ class CrmService:
         """Change the named fields of a customer once per key and return it."""
         return self.customers.update(record_id, attributes, key=key)
 
-    def get_or_create(self, attributes: Mapping[str, Any], *, key: str) -> tuple[Customer, bool]:
+    def get_or_create(
+        self, attributes: Mapping[str, Any], *, key: str, keep: Collection[str] = ()
+    ) -> tuple[Customer, bool]:
         """Return the customer with this mail address or phone number, and whether it was created now.
 
         One who exists gets what is new: nothing that is filled becomes empty, lists and notes grow, a wish
-        not to be contacted stays, and so do status and source, which tell how a customer began. Raises
-        Unclear when two or more fit, and DataError when neither mail nor phone is given.
+        not to be contacted stays, and so do status and source, which tell how a customer began, and what
+        of `keep` is filled: the attributes are what somebody claims. Raises Unclear when two or more fit,
+        and DataError when neither mail nor phone is given.
         """
         wanted = _with_one_phone(attributes)
         known = self._known(wanted)
         if known is None:
             return self.create(wanted, key=key), True
-        news = self._news(known, wanted)
+        news = self._news(known, wanted, keep)
         return (self.update(known.id, news, key=_key_of(key, news)) if news else known), False
 
     def recheck(
@@ -366,13 +369,14 @@ class CrmService:
             raise Unclear(f"Several customers have this mail address or phone number: {names}.", sent="no")
         return next(iter(found.values()), None)
 
-    def _news(self, known: Customer, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    def _news(self, known: Customer, wanted: Mapping[str, Any], keep: Collection[str]) -> dict[str, Any]:
         """Return the attributes that an update has to write."""
         stored = plain(known)
+        kept = {*BEGINNING, *(name for name in keep if not _is_empty(stored.get(name)))}
         merged = {
             name: self._merged(name, stored.get(name), plain_value(value))
             for name, value in wanted.items()
-            if name not in BEGINNING and not _is_empty(value)
+            if name not in kept and not _is_empty(value)
         }
         return {name: value for name, value in merged.items() if not _same(name, stored.get(name), value)}
 

@@ -15,7 +15,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.http import require_safe
 
-from sopengine import clock
+from sopengine import clock, inbox
 from tasks import watch
 from tasks.models import Approval, Notification, Pulse, Task
 
@@ -162,6 +162,12 @@ def _figures() -> list[tuple[str, str, str, dict[str, float]]]:
             "Messages to staff that could not be delivered.",
             "gauge",
             {"": Notification.objects.filter(state=Notification.State.DEAD).count()},
+        ),
+        (
+            "sop_deliveries_failed",
+            "Webhooks that could not be processed.",
+            "gauge",
+            {"": inbox.failures()},
         ),
         ("sop_approvals_open", "Questions that wait for a person.", "gauge", {"": asked}),
     ]

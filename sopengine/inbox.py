@@ -234,6 +234,11 @@ def failed(delivery: Delivery, reason: str) -> bool:
     return _close(delivery, state=Delivery.State.FAILED, reason=reason[:_LONGEST_REASON])
 
 
+def failures() -> int:
+    """Return how many deliveries could not be processed."""
+    return Delivery.objects.filter(state=Delivery.State.FAILED).count()
+
+
 def prune(before: datetime) -> int:
     """Remove deliveries that came before and wait for nothing; a repeat of one would count as new."""
     return _over(before).delete()[0]

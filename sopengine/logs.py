@@ -24,7 +24,7 @@ OUR_PACKAGES = ("sopengine", "tasks", "crm", "credentials")
 # Their messages name code, not data.
 PROGRAMMING_ERRORS = (AttributeError, ImportError, NameError, TypeError)
 LONGEST_VALUE = 300
-_PRIVATE_PATH = re.compile(r"(/approvals/)[^/\s?]+")
+_PRIVATE_PATH = re.compile(r"(/(?:approvals|unsubscribe)/)[^/\s?]+")
 # What a login hands back in an address (OAuth), and what else may stand there as a secret.
 _PRIVATE_QUERY = re.compile(r"([?&](?:code|state|(?:\w*_)?(?:token|key|secret))=)[^&\s\"']+", re.IGNORECASE)
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,80}")

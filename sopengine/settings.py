@@ -238,6 +238,8 @@ if not set(HOLIDAYS) <= set(_HOLIDAYS):
     env.refuse("HOLIDAYS", f"expected none, or some of {', '.join(_HOLIDAYS)}; more are added in the admin")
 # At most one marketing mail per customer in so many days, over all procedures; 0 for no limit.
 MARKETING_EVERY_DAYS = env.whole("MARKETING_EVERY_DAYS", 7)
+# How many requests an API key has; 0 for no limit.
+API_REQUESTS_PER_MINUTE = env.whole("API_REQUESTS_PER_MINUTE", 120)
 VAULT_KEYS = env.keys("VAULT_KEYS", [DEVELOPMENT_VAULT_KEY])
 CRM_PROVIDER = env.name("CRM_PROVIDER", "mock")
 CRM_BASE_URL = env.address("CRM_BASE_URL")

@@ -24,7 +24,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from credentials.vault import VaultError
 from sopengine import clock
-from tasks import approvals, inbox_views, questions, signed
+from tasks import approvals, contacts, inbox_views, questions, signed
 from tasks.approvals import AnswerRefused
 from tasks.forms import DraftForm
 from tasks.models import Approval
@@ -167,7 +167,7 @@ def _page(
 ) -> HttpResponse:
     approval, draft = visit.approval, _draft(visit.approval)
     editing = questions.editing(approval.options)
-    preview = approvals.html_of(form.data.get("text", "")) if form else ""
+    preview = approvals.preview_of(draft, form.data.get("text", "")) if form else ""
     return render(
         request,
         "tasks/answer_page.html",
@@ -182,6 +182,7 @@ def _page(
             "editing": editing and inbox_views.told(approval, editing),
             "form": form or DraftForm(initial={name: draft.get(name) for name in CHANGED}),
             "preview": preview,
+            "way_out": contacts.way_out(draft.get("text", "")),
             "preview_subject": form.data.get("subject", "") if form else "",
             "refused": refused,
             "if_nothing": inbox_views.if_nothing(approval, clock.now()),

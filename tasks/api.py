@@ -7,7 +7,8 @@ only as the draft of a question, to a key that may read questions and asks for d
 
 import json
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
@@ -52,8 +53,11 @@ ABOUT = """Runs of the firm's procedures (SOPs) and the questions they put to pe
 
 A key is made with `manage.py apikey create NAME --user USER --scope SCOPE` or in the admin, and sent as
 `Authorization: Bearer sop_…`. A start carries an `Idempotency-Key`: sent again with the same body it
-answers with the same run and starts nothing. Lists come in pages; `next` is null on the last one."""
-ALWAYS, WITH_BODY = (401, 403, 422, 503), (400, 413)
+answers with the same run and starts nothing. Lists come in pages; `next` is null on the last one.
+
+Each key has so many requests a minute; one too many is refused with 429, does nothing, and is told in
+`Retry-After` after how many seconds to come again. So is 503, where the database does not answer."""
+ALWAYS, WITH_BODY = (401, 403, 422, 429, 503), (400, 413)
 M = TypeVar("M", bound=Model)
 LATER = "10"  # seconds, where the database does not answer
 IdempotencyKey = Annotated[str, Field(pattern=r"^[!-~]{1,200}$", examples=["order-4711"])]
@@ -63,9 +67,11 @@ PageSize = Annotated[int, Field(ge=1, le=100)]
 class Problem(Exception):
     """A request that is refused: its HTTP status, a code for programs, a sentence for people."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
 
 
 class Key(AuthBase):
@@ -82,7 +88,12 @@ class Key(AuthBase):
         kind, _, shown = request.headers.get("Authorization", "").partition(" ")
         key = api_keys.holder(shown.strip()) if kind.lower() == "bearer" else None
         if key is None:
-            raise Problem(401, "no_key", "Show a key that is in force: Authorization: Bearer sop_…")
+            shows = {"WWW-Authenticate": "Bearer"}
+            raise Problem(401, "no_key", "Show a key that is in force: Authorization: Bearer sop_…", shows)
+        if wait := api_keys.wait_of(key):
+            seconds = math.ceil(wait)
+            told = f"That is too much for this key; come again in {seconds} s."
+            raise Problem(429, "too_many", told, {"Retry-After": str(seconds)})
         if self.scope not in key.scopes:
             raise Problem(403, "scope", f"This key has not the scope {self.scope}.")
         if not any(map(key.user.has_perm, api_keys.SCOPES[self.scope].permissions)):
@@ -343,12 +354,7 @@ def refused(status: int, code: str, message: str, headers: dict[str, str] | None
 
 @api.exception_handler(Problem)
 def _problem(request: HttpRequest, problem: Any) -> HttpResponse:
-    return refused(
-        problem.status,
-        problem.code,
-        problem.message,
-        {"WWW-Authenticate": "Bearer"} if problem.status == 401 else None,
-    )
+    return refused(problem.status, problem.code, problem.message, problem.headers)
 
 
 @api.exception_handler(ValidationError)

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.db.models import Q
 
 from sopengine import clock
-from tasks import inbox_views, pages, views
+from tasks import inbox_views, journal, pages, views
 from tasks.models import ApiKey
 
 
@@ -92,6 +93,12 @@ def _note_use(key: ApiKey) -> None:
     if key.last_used_at is None or key.last_used_at < earlier:
         stale = Q(last_used_at__isnull=True) | Q(last_used_at__lt=earlier)
         ApiKey.objects.filter(stale, pk=key.pk).update(last_used_at=now)
+
+
+def wait_of(key: ApiKey) -> float:
+    """Count one more request of this key; return 0, or in how many seconds it may come again."""
+    most = settings.API_REQUESTS_PER_MINUTE
+    return journal.take(f"api:{key.pk}", 60 / most, most) if most else 0.0
 
 
 def revoke(key: ApiKey) -> bool:

@@ -6,6 +6,7 @@ that the question does not have is refused, and told why.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -17,7 +18,7 @@ from django.db.models import Q
 from django.utils.html import escape
 
 from credentials import vault
-from tasks import engine, journal, questions
+from tasks import contacts, engine, journal, questions
 from tasks.models import Approval, Task
 from tasks.questions import EDITABLE, PERMISSION, TABLE, Option, State, decision, draft_of
 
@@ -32,11 +33,13 @@ __all__ = [
     "draft_of",
     "hand_over",
     "html_of",
+    "preview_of",
 ]
 
 LONGEST_SUBJECT = 250
 OVER = {Task.Status.COMPLETED: "done", Task.Status.FAILED: "failed", Task.Status.CANCELLED: "cancelled"}
 GONE = "There is no such question."
+_BODY_ENDS = re.compile(r"(</body\s*>)", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
 
@@ -248,9 +251,13 @@ def _final(
         raise AnswerRefused(f"“{option['label']}” needs the new text.")
     parts = {name: value.replace("\r\n", "\n") for name, value in edited.items()}
     _check_parts(parts)
+    if "text" in parts:
+        parts["text"] = _kept_in_text(draft, parts["text"])
     final = {**draft, **parts}
     if final["text"] != draft.get("text") and draft.get("html") and final["html"] == draft["html"]:
         final["html"] = html_of(final["text"])  # else one mail would say two things
+    if "html" in final:
+        final["html"] = _kept_in_html(draft, final["html"])
     return final
 
 
@@ -270,6 +277,27 @@ def _check_parts(edited: Mapping[str, str]) -> None:
     subject = edited.get("subject", "")
     if not subject.isprintable() or len(subject) > LONGEST_SUBJECT:
         raise AnswerRefused(f"The subject must be one line of at most {LONGEST_SUBJECT} characters.")
+
+
+def _kept_in_text(draft: Mapping[str, str], text: str) -> str:
+    """Return the new text of a draft; where it lost the draft's unsubscribe link, that stands at its end."""
+    way_out = contacts.way_out(draft.get("text", ""))
+    if way_out is None or way_out.is_in(text):
+        return text
+    return f"{text.rstrip()}\n\n{way_out.line}\n"
+
+
+def preview_of(draft: Mapping[str, str], text: str) -> str:
+    """Return as HTML what the customer would get if this were the new text of a draft."""
+    return html_of(_kept_in_text(draft, text.replace("\r\n", "\n"))) if text.strip() else ""
+
+
+def _kept_in_html(draft: Mapping[str, str], html: str) -> str:
+    way_out = contacts.way_out(draft.get("text", "")) or contacts.way_out(draft.get("html", ""))
+    if not html.strip() or way_out is None or way_out.is_in(html):
+        return html
+    body, end, rest = _BODY_ENDS.split(html, maxsplit=1) if _BODY_ENDS.search(html) else (html, "", "")
+    return f"{body.rstrip()}\n{html_of(way_out.line)}{end}{rest}"
 
 
 def html_of(text: str) -> str:

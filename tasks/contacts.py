@@ -4,6 +4,7 @@ Neither the hash nor the link says who the person is; only who knows the address
 """
 
 import base64
+import re
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -13,6 +14,9 @@ from credentials import vault
 
 _SALT = "tasks.unsubscribe"
 _LENGTH = 32  # hex digits: 128 bits
+_LINK = re.compile(r"https?://[^\s\"'<>]{1,300}?/unsubscribe/([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)")
+_GOES_ON = re.compile(r"[A-Za-z0-9_-]")
+_USUAL_WORDS = "No more mail like this:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,31 @@ def read_token(token: str) -> Leaving | None:
         return None
     said = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     return Leaving(said[: _LENGTH // 2].hex(), said[_LENGTH // 2 :].decode())
+
+
+# -- in a text --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WayOut:
+    """How a text says where one unsubscribes: the link, and the words before it with the link itself."""
+
+    link: str
+    line: str
+
+    def is_in(self, text: str) -> bool:
+        """Return whether the whole link stands in a text."""
+        return any(not _GOES_ON.match(rest) for rest in text.split(self.link)[1:])
+
+
+def way_out(text: str) -> WayOut | None:
+    """Return how a text of ours says where its reader unsubscribes, or None when it does not."""
+    found = next((one for one in _LINK.finditer(text) if read_token(one[1])), None)
+    if found is None:
+        return None
+    before = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
+    sentences = [one.strip() for one in re.split(r"(?<=[.!?])\s+", before) if one.strip()]
+    return WayOut(found[0], f"{sentences[-1] if sentences else _USUAL_WORDS} {found[0]}")
 
 
 def _signer() -> signing.Signer:

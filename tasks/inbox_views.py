@@ -9,20 +9,19 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.auth.models import User
 from django.db.models import Count
-from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_POST
 
 from sopengine import clock
-from tasks import approvals, pages, questions, timeline
+from tasks import approvals, contacts, pages, questions, timeline
 from tasks.definition import SopDef, from_json
 from tasks.forms import DraftForm
 from tasks.models import Approval, Task
 from tasks.outcome import handlers
 from tasks.overview import STATES
-from tasks.questions import Option, approving
+from tasks.questions import FAMILY, Option, approving, head_of
 
 CARDS_PER_RUN = 25
 CARDS_IN_ALL = 200
@@ -99,26 +98,24 @@ def inbox(request: HttpRequest) -> HttpResponse:
 
 
 def _batches(request: HttpRequest, run: uuid.UUID | None, now: datetime) -> list[Batch]:
-    found = Approval.objects.filter(state=Approval.State.OPEN).annotate(
-        batch=Coalesce("task__parent_id", "task_id")
-    )
+    found = Approval.objects.filter(state=Approval.State.OPEN).annotate(batch=FAMILY)
     if run:
         found = found.filter(batch=run)
     totals = {
         row["batch"]: row["total"] for row in found.order_by().values("batch").annotate(total=Count("pk"))
     }
-    rows = found.select_related("task__version__sop", "task__parent__version__sop").order_by(
-        "created_at", "pk"
-    )
+    rows = found.select_related(
+        "task__version__sop", "task__parent__version__sop", "task__parent__parent__version__sop"
+    ).order_by("created_at", "pk")
     batches: dict[uuid.UUID, Batch] = {}
     for approval in rows[: CARDS_IN_ALL if not run else CARDS_PER_RUN * 4]:
-        owner = approval.task.parent or approval.task
+        owner = head_of(approval.task)
         batch = batches.setdefault(owner.pk, Batch(owner, totals[owner.pk]))
         if run or len(batch.cards) < CARDS_PER_RUN:
             batch.cards.append(_card(request, approval, now))
             batch.approve = batch.approve or approving(approval.options)
     answered = Approval.objects.filter(state=Approval.State.ANSWERED)
-    known = answered.annotate(batch=Coalesce("task__parent_id", "task_id")).filter(batch__in=list(batches))
+    known = answered.annotate(batch=FAMILY).filter(batch__in=list(batches))
     for owner_id in known.order_by().values_list("batch", flat=True).distinct():
         batches[owner_id].begun = True
     return list(batches.values())
@@ -236,7 +233,8 @@ def _question(request: HttpRequest, approval: Approval, form: DraftForm | None) 
         answer=pages.may(request, pages.MAY_ANSWER),
         options=[told(approval, option) for option in approval.options if option["outcome"] != "edit"],
         editing=editing and told(approval, editing),
-        preview_text=approvals.html_of(new_text),
+        preview_text=approvals.preview_of(draft, new_text),
+        way_out=contacts.way_out(draft.get("text", "")),
         preview_subject=form.data.get("subject", "") if form else "",
         why_not=why_not,
         barred=bool(why_not) or not user.has_perm(pages.MAY_ANSWER),
@@ -321,8 +319,7 @@ def hand_over(request: HttpRequest, number: uuid.UUID) -> HttpResponse:
 def _next_after(approval: Approval) -> str:
     """Return the address of the next question: of the same run first, then the oldest."""
     still_open = Approval.objects.filter(state=Approval.State.OPEN).order_by("created_at", "pk")
-    owner = approval.task.parent_id or approval.task_id
-    same = still_open.annotate(batch=Coalesce("task__parent_id", "task_id")).filter(batch=owner)
+    same = still_open.annotate(batch=FAMILY).filter(batch=head_of(approval.task).pk)
     following = same.first() or still_open.first()
     if following is None:
         return reverse("admin:tasks_approval_changelist")

@@ -61,6 +61,7 @@ __all__ = [
     "Outcome",
     "Outdated",
     "Permanent",
+    "Person",
     "RateLimited",
     "RawTemplate",
     "RowTemplate",
@@ -117,6 +118,10 @@ class NamesMark:
     """Marks a mapping whose keys are more names for the templates that the handler renders itself."""
 
 
+class PersonMark:
+    """Marks a value that names a login, or a group as `group:<name>`."""
+
+
 def _with_zone(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError("a moment needs its time zone")
@@ -129,6 +134,7 @@ Target = Annotated[str, TargetMark()]
 Aside = Annotated[str, TargetMark(aside=True)]
 Decision = Annotated[str, TargetMark(frozenset({"approve", "edit", "decline"}))]
 MessageName = Annotated[str, MessageMark()]
+Person = Annotated[str, PersonMark()]
 MoreNames = Annotated[dict[str, Any], NamesMark()]
 RawTemplate = Annotated[str, _RawMark()]
 RowTemplate = Annotated[str, _RowMark()]

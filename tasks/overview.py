@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db.models import Q
 
 from crm import breaker, health
-from sopengine import clock
+from sopengine import clock, inbox
 from tasks.models import Approval, Notification, Pulse, Sop, Task
 from tasks.notices import away_pulse
 from tasks.schedules import next_slots
@@ -111,6 +111,7 @@ class Overview:
     to_answer: int
     stopped: int
     undelivered: int
+    unprocessed: int
     failed: int
     late: int
     alive: Alive
@@ -120,8 +121,8 @@ class Overview:
     @property
     def calm(self) -> bool:
         """Return whether nobody need do anything."""
-        counted = self.to_answer or self.stopped or self.undelivered or self.failed or self.late
-        return not counted and self.crm.tone == self.chat.tone == "good"
+        to_do = self.to_answer or self.stopped or self.undelivered or self.unprocessed
+        return not (to_do or self.failed or self.late) and self.crm.tone == self.chat.tone == "good"
 
 
 def overview() -> Overview:
@@ -132,6 +133,7 @@ def overview() -> Overview:
         to_answer=open_approvals(),
         stopped=stopped_runs(),
         undelivered=Notification.objects.filter(state=Notification.State.DEAD).count(),
+        unprocessed=inbox.failures(),
         failed=Task.objects.filter(needs("failed", now)).count(),
         late=Task.objects.filter(needs("late", now)).count(),
         alive=alive(now),

@@ -106,7 +106,8 @@ def _status(words: Sequence[str], person: AbstractUser, key: str) -> str:
     seen = overview.overview()
     return (
         f"{seen.to_answer} to answer, {seen.stopped} stopped, {seen.failed} failed in the last 24 h, "
-        f"{seen.late} late, {seen.undelivered} messages not delivered. {seen.alive.text} {seen.crm.text}"
+        f"{seen.late} late, {seen.undelivered} messages not delivered, "
+        f"{seen.unprocessed} webhooks not processed. {seen.alive.text} {seen.crm.text}"
     )
 
 

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from tasks import templating
 from tasks.conditions import Row
 from tasks.definition.shape import Finding, Path, one_of
-from tasks.outcome import Handler, MessageMark, NamesMark, TargetMark
+from tasks.outcome import Handler, MessageMark, NamesMark, PersonMark, TargetMark
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,15 @@ def messages(handler: Handler, params: Mapping[str, Any]) -> list[tuple[Path, st
         (place.path, place.value)
         for place in places(handler, params)
         if _marked(place.marks, MessageMark) and isinstance(place.value, str) and place.value
+    ]
+
+
+def people(handler: Handler, params: Mapping[str, Any]) -> list[tuple[Path, str]]:
+    """Return the logins and groups that the step names: (path, name as it stands there)."""
+    return [
+        (place.path, place.value)
+        for place in places(handler, params)
+        if _marked(place.marks, PersonMark) and isinstance(place.value, str)
     ]
 
 

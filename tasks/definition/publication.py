@@ -1,20 +1,25 @@
-"""What must be so before a SOP may run, besides being well-formed: what the law and its texts need."""
+"""What must be so before a SOP may run, besides being well-formed: what law, texts and questions need."""
 
 import re
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
 
 from sopengine.errors import DataError
 from tasks import templating
 from tasks.definition import names
+from tasks.definition import params as parameters
 from tasks.definition.graph import Graph
 from tasks.definition.records import StepDef
 from tasks.definition.shape import Finding
 
 MARKETING = "marketing"
 LINK = "unsubscribe_url"
+GROUP = "group:"
 # What a text may say of the business only when the setting behind it is not empty.
 NEEDED = {"review_link": "REVIEW_LINK"}
 _WHOLE_NAME = re.compile(r"\{\{\s*([\w-]+)\s*\}\}")
@@ -28,6 +33,7 @@ def findings(graph: Graph) -> Iterator[Finding]:
         if handler and handler.sends and (purpose == MARKETING or templating.has_template(purpose)):
             yield from _marketing(graph, number, step)
     yield from _empty_settings(graph)
+    yield from _strangers(graph)
 
 
 def _marketing(graph: Graph, number: int, step: StepDef) -> Iterator[Finding]:
@@ -92,3 +98,29 @@ def _empty_settings(graph: Graph) -> Iterator[Finding]:
             if setting and setting not in told and not getattr(settings, setting, ""):
                 told.add(setting)
                 yield Finding(use.where, f"the text names {use.spoken}, which is empty; set {setting} first")
+
+
+def _strangers(graph: Graph) -> Iterator[Finding]:
+    """A question to somebody who is not there would wait in vain; who is known only at run is let be."""
+    named = [
+        (("steps", number, "with", *path), name.strip())
+        for number, step in enumerate(graph.sop.steps)
+        if step.key in graph.handlers
+        for path, name in parameters.people(graph.handlers[step.key], step.params)
+        if not templating.has_template(name)
+    ]
+    if not named:
+        return
+    logins = set(get_user_model().objects.filter(is_active=True).values_list("username", flat=True))
+    groups = set(Group.objects.values_list("name", flat=True))
+    for path, name in named:
+        bare, grouped = name.removeprefix(GROUP), name.startswith(GROUP)
+        known = groups if grouped else logins
+        if bare not in known:
+            near = get_close_matches(bare, sorted(known), n=1)
+            meant = f" did you mean {(GROUP if grouped else '') + near[0]!r}?" if near else ""
+            yield Finding(
+                path,
+                f"there is no {'group' if grouped else 'active login'} {bare!r};{meant} "
+                f"expected a login, or {GROUP}<name>, that exists",
+            )

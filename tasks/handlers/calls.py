@@ -224,7 +224,7 @@ def caller(
     if not same:
         given |= {"name": name or "Unknown caller", "source": "phone", "status": "lead"}
     try:
-        customer, created = step.crm.get_or_create(given, key=step.key("caller"))
+        customer, created = step.crm.get_or_create(given, key=step.key("caller"), keep=("name",))
     except Unclear:
         return Branch(to=several, values={"was": "several"})
     values = {**step.crm.customer_fields(customer), "was": "new" if created else "known"}

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
+from django.conf import settings
 from pydantic import BaseModel, Field
 
-from tasks.outcome import Done, Open, Outcome, StepRun, handler
+from tasks.outcome import DataError, Done, Open, Outcome, StepRun, handler
 
 
 class Recent(BaseModel):
@@ -19,16 +20,22 @@ class Recent(BaseModel):
 def recent(
     step: StepRun,
     *,
-    days: Annotated[int, Field(ge=1, le=3660)],
+    days: Annotated[int, Field(ge=1, le=3660)] | None = None,
     kind: Literal["marketing", "review"] = "marketing",
 ) -> Outcome:
-    """Say whether this run's customer was written to for this purpose in the last `days` calendar days."""
+    """Say whether this run's customer was written to for this purpose in the last `days` calendar days.
+
+    Without `days`, marketing takes those of the sending rules: MARKETING_EVERY_DAYS.
+    """
+    if days is None and kind != "marketing":
+        raise DataError(f"{kind} needs `days`: only marketing has a number of its own.")
+    least = settings.MARKETING_EVERY_DAYS if days is None else days
     at = step.contact.last.get(kind)
     last = step.calendar.day_of(at) if at else None
-    age = (step.calendar.day_of(step.now) - last).days if last else days
+    age = (step.calendar.day_of(step.now) - last).days if last else least
     return Done(
         values={
-            "recent": age < days,
+            "recent": age < least,
             "last": last.isoformat() if last else None,
             "unsubscribed": step.contact.unsubscribed,
         }

@@ -41,6 +41,8 @@ CUSTOMER_NAMES = (
     "customer_services",
     "customer_last_service",
 )
+# What anybody can write into a mail: a customer whom the CRM knows keeps it as it is there.
+CLAIMED = ("name", "email", "phone")
 # What a row tells a template: ids, codes, dates and amounts, nothing that says who a person is.
 ROW_FIELDS = {
     "customers": ("id", "status", "services", "signed_seasons", "last_service_date"),
@@ -348,12 +350,12 @@ def upsert(
 ) -> Outcome:
     """Find the customer with this mail or phone, or create one; go on at `new`, `known` or `several`.
 
-    A known customer gets what is new and keeps status and source. When several fit, nothing is
-    written and no customer is set: that is for a person.
+    A known customer gets what is new and keeps status and source, and the name, mail and phone that
+    the CRM has. When several fit, nothing is written and no customer is set: that is for a person.
     """
     wanted = {name: value for name, value in attributes.items() if value not in (None, "", [])}
     try:
-        customer, created = step.crm.get_or_create(wanted, key=step.key("upsert"))
+        customer, created = step.crm.get_or_create(wanted, key=step.key("upsert"), keep=CLAIMED)
     except Unclear:
         return Branch(to=several, values={"was": "several"})
     # A try whose answer was lost has created the customer whom this one finds.

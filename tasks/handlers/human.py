@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
 from tasks.calendars import parse_span
-from tasks.outcome import Aside, Ask, DataError, Decision, Open, Option, Outcome, StepRun, handler
+from tasks.outcome import Aside, Ask, DataError, Decision, Open, Option, Outcome, Person, StepRun, handler
 
 
 def _checked_duration(text: str | int) -> str | int:
@@ -16,7 +16,7 @@ def _checked_duration(text: str | int) -> str | int:
 
 Duration = Annotated[str | int, AfterValidator(_checked_duration)]
 _WHO = r"^(group:)?[^\s:][^:]*$"
-Who = Annotated[str, StringConstraints(strip_whitespace=True, pattern=_WHO, max_length=150)]
+Who = Annotated[Person, StringConstraints(strip_whitespace=True, pattern=_WHO, max_length=150)]
 EventName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
 
 

@@ -29,6 +29,7 @@ from tasks.journal.upkeep import (
     prune,
     reserve,
     scrub_failed,
+    take,
 )
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "signal",
     "sqlstate",
     "stranded",
+    "take",
     "tell_again",
     "wake_parents",
 ]

@@ -47,6 +47,30 @@ def reserve(name: str, spacing: float, *, ahead: float = 0.0) -> float:
     return (moment(row["next_at"]) - moment(row["now"])).total_seconds() - spacing
 
 
+def take(name: str, spacing: float, burst: int) -> float:
+    """Take one of `burst` turns, which come back one every `spacing` seconds.
+
+    Returns 0 when it was taken, else the seconds until one is free; asking in vain costs nothing.
+    """
+    after = (
+        f"greatest({now_sql()}, tasks_pace.next_at) + {float(spacing)} * interval '1 second'"
+        if postgres()
+        else "strftime('%%Y-%%m-%%d %%H:%%M:%%f', "
+        f"max({now_sql()}, tasks_pace.next_at), '{float(spacing)} seconds')"
+    )
+    ahead = float(spacing) * (burst - 1)
+    taken = fetch(
+        f"INSERT INTO tasks_pace (name, next_at) VALUES (%s, {now_sql(str(float(spacing)))}) "
+        f"ON CONFLICT (name) DO UPDATE SET next_at = {after} "
+        f"WHERE tasks_pace.next_at <= {now_sql(str(ahead))} RETURNING name",
+        name,
+    )
+    if taken:
+        return 0.0
+    row = fetch(f"SELECT next_at, {now_sql()} AS now FROM tasks_pace WHERE name = %s", name)[0]
+    return max(0.001, (moment(row["next_at"]) - moment(row["now"])).total_seconds() - ahead)
+
+
 def beat_once(name: str, period: float) -> bool:
     """Return True for one caller per period, over all processes."""
     due = f"tasks_pulse.at <= {now_sql(str(-float(period)))}"

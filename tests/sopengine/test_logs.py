@@ -138,9 +138,10 @@ def test_a_formatted_traceback_in_a_message_is_cut() -> None:
     assert json.loads(logs.JsonFormatter().format(record(text)))["message"] == "task raised"
 
 
-def test_the_token_of_a_signed_page_is_not_written() -> None:
-    found = json.loads(logs.JsonFormatter().format(record("Not Found: /approvals/secret-token?x=1")))
-    assert found["message"] == "Not Found: /approvals/…?x=1"
+@pytest.mark.parametrize("page", ["approvals", "unsubscribe"])
+def test_the_token_of_a_signed_page_is_not_written(page: str) -> None:
+    found = json.loads(logs.JsonFormatter().format(record(f"Bad Request: /{page}/secret-token?x=1")))
+    assert found["message"] == f"Bad Request: /{page}/…?x=1"
 
 
 def test_programming_errors_keep_their_words() -> None:

@@ -10,9 +10,10 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.db import OperationalError
 from django.test import Client, RequestFactory
+from pytest_django import Settings
 
 from tasks import api, api_keys, engine, journal
-from tasks.models import Approval, Sop, Task, TaskEvent
+from tasks.models import Approval, Pace, Sop, Task, TaskEvent
 from tasks.outcome import Done, Wait
 from tests.tasks.office import DRAFT, asking
 from tests.tasks.runs import Probe, begun, fresh, kinds, published
@@ -136,6 +137,45 @@ def test_a_superuser_is_bound_to_the_scopes_of_the_key() -> None:
     User.objects.filter(pk=caller.user.pk).update(is_superuser=True)
     told(caller.get("/runs"))
     assert code(caller.get("/approvals")) == (403, "scope")
+
+
+# -- how often -------------------------------------------------------------------------------------
+
+
+def test_a_key_has_so_many_requests_and_is_told_when_there_is_another(
+    shop: Caller, settings: Settings
+) -> None:
+    settings.API_REQUESTS_PER_MINUTE = 3
+    other = Caller(name="other")
+    assert [shop.get("/runs").status_code for _ in range(3)] == [200, 200, 200]
+    for _ in range(5):  # who asks again and again does not make it longer
+        refused = shop.get("/runs")
+        assert code(refused) == (429, "too_many")
+        assert 1 <= int(refused["Retry-After"]) <= 20
+    told(other.get("/runs"))
+    settings.CLOCK_OFFSET += int(refused["Retry-After"])
+    told(shop.get("/runs"))
+    assert code(shop.get("/runs")) == (429, "too_many")
+    settings.CLOCK_OFFSET += 3600  # what was not used is not saved up
+    assert [shop.get("/runs").status_code for _ in range(4)] == [200, 200, 200, 429]
+
+
+def test_what_is_refused_counts_too_and_starts_nothing_once_it_is_too_much(
+    shop: Caller, probe: Probe, settings: Settings
+) -> None:
+    greeting(probe)
+    settings.API_REQUESTS_PER_MINUTE = 2
+    poor = Caller("runs:read", name="poor")
+    assert [code(poor.start("greet", season=1))[0] for _ in range(3)] == [403, 403, 429]
+    for number in range(4):
+        shop.start("greet", f"order-{number}", season=1)
+    assert Task.objects.count() == 2
+
+
+def test_without_a_number_there_is_no_limit(shop: Caller, settings: Settings) -> None:
+    settings.API_REQUESTS_PER_MINUTE = 0
+    assert {shop.get("/runs").status_code for _ in range(20)} == {200}
+    assert not Pace.objects.exists()
 
 
 # -- starting --------------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def test_the_document_tells_of_each_operation_what_its_reader_needs() -> None:
             names.add(operation["operationId"])
             assert operation["security"] == [{"Key": []}]
             assert "Scope: " in operation["description"]
-            assert {"401", "403", "422", "503"} <= set(operation["responses"])
+            assert {"401", "403", "422", "429", "503"} <= set(operation["responses"])
             for status, response in operation["responses"].items():
                 (shape,) = response["content"].values()
                 refused = shape["schema"] == {"$ref": "#/components/schemas/Refusal"}

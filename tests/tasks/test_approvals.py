@@ -12,7 +12,7 @@ from django.db import connections
 from pytest_django import Settings
 
 from credentials import vault
-from tasks import approvals, engine, journal
+from tasks import approvals, contacts, engine, journal
 from tasks.approvals import AnswerRefused
 from tasks.models import Approval, SopVersion, Task
 from tasks.outcome import Done, StepRun
@@ -142,6 +142,71 @@ def test_a_plain_draft_stays_plain_when_it_is_edited(seen: list[dict[str, Any]])
     engine.drain()
 
     assert seen[0]["s1"]["html"] == ""
+
+
+LINK = "http://the-link"  # stands for a real one, which is made with a key of the database
+OFFER = {
+    **DRAFT,
+    "to": "ada@example.test",
+    "text": f"Dear Ada,\n\nshall we come by? Reply yes.\n\nNo more offers, please: {LINK}\n",
+    "html": f'<html><body><p>Dear Ada</p><p><a href="{LINK}">No more</a></p></body></html>',
+}
+WAY_OUT = f"No more offers, please: {LINK}"
+
+
+def with_link(parts: dict[str, str]) -> dict[str, str]:
+    link = contacts.unsubscribe_url("ada@example.test", "cus_1")
+    return {name: value.replace(LINK, link) for name, value in parts.items()}
+
+
+@pytest.mark.parametrize(
+    ("edited", "text", "html"),
+    [
+        ({"text": "Come!"}, f"Come!\n\n{WAY_OUT}\n", f"<p>Come!</p>\n<p>{WAY_OUT}</p>"),
+        ({"text": f"Come!\r\n{LINK}x"}, f"Come!\n{LINK}x\n\n{WAY_OUT}\n", None),
+        ({"text": f"Out: {LINK}. Bye"}, f"Out: {LINK}. Bye", f"<p>Out: {LINK}. Bye</p>"),
+        ({"subject": "New"}, OFFER["text"], OFFER["html"]),
+        ({"html": "<p>Come!</p>"}, OFFER["text"], f"<p>Come!</p>\n<p>{WAY_OUT}</p>"),
+        (
+            {"html": "<html><BODY>Come!</BODY></html>"},
+            OFFER["text"],
+            f"<html><BODY>Come!\n<p>{WAY_OUT}</p></BODY></html>",
+        ),
+        (
+            {"text": "Come!", "html": f"<a href='{LINK}'>No</a>"},
+            f"Come!\n\n{WAY_OUT}\n",
+            f"<a href='{LINK}'>No</a>",
+        ),
+    ],
+)
+def test_an_edit_cannot_take_the_unsubscribe_link_out(
+    seen: list[dict[str, Any]], edited: dict[str, str], text: str, html: str | None
+) -> None:
+    asks = {"handler": "human.ask", "with": {"question": "?", "draft": with_link(OFFER)}}
+
+    approval = asked(published(asks, "probe.pure"))
+    approvals.answer(approval.pk, "edit", by=None, edited=with_link(edited))
+    engine.drain()
+
+    want = with_link({"text": text, "html": html or ""})
+    assert seen[0]["s1"]["text"] == want["text"]
+    assert html is None or seen[0]["s1"]["html"] == want["html"]
+
+
+@pytest.mark.parametrize(
+    ("draft", "line"),
+    [
+        (f"Shall we come by in April? No more offers: {LINK} Yours, Ann", f"No more offers: {LINK}"),
+        (f"Yours, Ann\n\nYou want no such mails? {LINK}", f"You want no such mails? {LINK}"),
+        (f"Yours, Ann\n\n{LINK}", f"No more mail like this: {LINK}"),
+        ("See https://example.test/unsubscribe/abc.def", ""),
+        ("Dear Ann", ""),
+    ],
+)
+def test_the_way_out_is_put_back_with_the_words_that_the_draft_had_for_it(draft: str, line: str) -> None:
+    told = with_link({"draft": draft, "line": line})
+    found = contacts.way_out(told["draft"])
+    assert (found.line if found else "") == told["line"]
 
 
 def test_a_declined_run_ends_and_nothing_after_it_runs(seen: list[dict[str, Any]]) -> None:

@@ -26,6 +26,7 @@ from sopengine.models import Delivery
 from tasks import definition, deliveries, engine
 from tasks.events import Event
 from tasks.models import Notification, SopVersion, Task
+from tasks.overview import overview
 from tasks.readers import Reader, Received, readers
 from tests.tasks.office import person, seen
 from tests.tasks.runs import published
@@ -606,6 +607,23 @@ def test_staff_see_where_deliveries_stand_and_process_anew_what_failed() -> None
     assert "1 are processed anew. 1 are not" in seen(boss.post(page, chosen, follow=True))
     failed.refresh_from_db()
     assert (failed.state, failed.attempts) == ("received", 0)
+
+
+def test_what_failed_is_counted_for_monitors_and_on_today(settings: Settings) -> None:
+    settings.METRICS_TOKEN = "token"
+    for number, state in enumerate(("failed", "failed", "received", "processed")):
+        Delivery.objects.create(
+            source="jobs", external_id=str(number), body_hash="", state=state, received_at=clock.now()
+        )
+    figures = Client().get("/metrics", headers={"Authorization": "Bearer token"}).content.decode()
+    assert "sop_deliveries_failed 2" in figures
+    owner = person("owner", "view_delivery")
+    today = owner.get("/admin/")
+    told = '?state__exact=failed" class="sp-figure sp-bad"><b>2</b> webhooks not processed'
+    assert told in seen(today)
+    assert not overview().calm
+    listed = owner.get("/admin/sopengine/delivery/?state__exact=failed").context["cl"].queryset
+    assert listed.count() == 2
 
 
 def test_nobody_adds_changes_or_deletes_a_delivery() -> None:

@@ -358,6 +358,20 @@ def test_somebody_known_keeps_the_status_and_gets_what_is_new(mock: Any) -> None
     assert after["services"] == [*before["services"], "aeration"]
 
 
+def test_a_mail_changes_neither_name_nor_address_nor_number_of_somebody_known(mock: Any) -> None:
+    before = shared_state().find("customers", "cus_0001")
+    assert before is not None
+    claims = {"name": "Eve", "email": "eve@example.test", "phone": before["phone"], "city": "Edina"}
+    assert enter(mock, claims).values["was"] == "known"
+    assert enter(mock, {**claims, "email": before["email"], "phone": "+16125559999"}).values["was"] == "known"
+    after = shared_state().find("customers", "cus_0001")
+    assert after is not None
+    assert [after[name] for name in ("name", "email", "phone")] == [
+        before[name] for name in ("name", "email", "phone")
+    ]
+    assert after["city"] == "Edina"
+
+
 @pytest.mark.parametrize(("seconds", "to"), [(1, "welcome"), (-1, "greet")])
 def test_whom_a_lost_try_of_this_step_has_created_is_new(mock: Any, seconds: int, to: str) -> None:
     made = {"id": "cus_0099", "name": "Ada", "email": "ada@example.test"}

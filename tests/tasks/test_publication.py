@@ -1,9 +1,11 @@
 """What keeps a well-formed SOP from being published: what the law wants, and what its texts need."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Group, User
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
@@ -101,6 +103,33 @@ def test_marketing_mail_that_no_draft_wrote_is_refused() -> None:
         ),
     )
     assert "let a message.draft write it" in refusal(bare)
+
+
+def asked(*who: str) -> SopDef:
+    """Return a SOP that asks these."""
+    return SopDef(
+        slug="ask", name="Ask", steps=(StepDef("ask", "", "human.ask", {"question": "?", "who": list(who)}),)
+    )
+
+
+def test_who_may_answer_must_be_known() -> None:
+    User.objects.create_user("ana")
+    User.objects.create_user("gone", is_active=False)
+    Group.objects.create(name="office")
+    assert refusal(asked("ana", "group:office")) == ""
+    assert refusal(asked("ana", "anna")) == (
+        "ask: step 'ask', with.who.1: there is no active login 'anna'; did you mean 'ana'? "
+        "expected a login, or group:<name>, that exists"
+    )
+    assert "with.who.0: there is no active login 'gone'; expected a login" in refusal(asked("gone"))
+    said = refusal(asked("group:ofice", "group:night"))
+    assert "with.who.0: there is no group 'ofice'; did you mean 'group:office'? expected" in said
+    assert "with.who.1: there is no group 'night'; expected" in said
+
+
+def test_who_is_known_only_at_run_is_not_looked_for() -> None:
+    given = replace(asked("{{ clerk }}"), inputs={"clerk": {"type": "string"}})
+    assert refusal(given) == ""
 
 
 def test_a_draft_may_be_edited_and_saved_before_it_can_be_published(settings: Settings) -> None:

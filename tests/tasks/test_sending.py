@@ -353,6 +353,25 @@ def test_before_a_person_is_asked_a_run_can_see_whether_it_is_too_early(
     ]
 
 
+def test_without_days_it_is_too_early_as_long_as_the_sending_rules_say(
+    stand_at: Callable[[datetime], None], probe: Probe, settings: Settings
+) -> None:
+    seen: list[Any] = []
+    probe.told["look"] = lambda step: seen.append(step.context["recent"]["recent"]) or Done()
+    version = offer(
+        "marketing", {"key": "recent", "handler": "contact.recent"}, {"key": "look", "handler": "probe.pure"}
+    )
+    for days in (7, 7, 0, 2):
+        settings.MARKETING_EVERY_DAYS = days
+        ran(version)
+    assert seen == [False, True, False, True]
+
+
+def test_without_days_a_review_has_no_time_of_its_own() -> None:
+    task = ran(offer("marketing", {"key": "recent", "handler": "contact.recent", "with": {"kind": "review"}}))
+    assert (task.status, task.reason) == ("paused", "data")
+
+
 # -- who has left -----------------------------------------------------------------------------------
 
 

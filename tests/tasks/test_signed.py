@@ -15,9 +15,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from tasks import approvals, asking, engine, journal, signed
+from tasks import approvals, asking, contacts, engine, journal, signed
 from tasks.models import Approval, Notification, Task, TaskEvent
-from tests.tasks.office import ASKS, DRAFT
+from tests.tasks.office import ACTS, ASKS, DRAFT, SEES, person
 from tests.tasks.runs import begun, fresh, published
 
 pytestmark = pytest.mark.django_db
@@ -117,6 +117,28 @@ def test_without_scripts_a_button_shows_the_preview_and_decides_nothing(phone: C
     assert "<p>One &lt;b&gt;</p>\n<p>Two</p>" in response.content.decode()
     assert "Better" in words(response)
     assert dump() == before
+
+
+def test_the_preview_shows_the_way_to_unsubscribe_that_an_edit_took_out(phone: Client, ana: User) -> None:
+    link = contacts.unsubscribe_url("ada@example.test")
+    approval = asked(draft={**DRAFT, "text": f"Dear Ada.\n\nNo more: {link}\n"})
+    address = path(approval, ana)
+    asks = f'data-link="{link}" data-line="No more: {link}"'
+    assert asks in phone.get(address).content.decode()
+
+    page = press(phone, address, preview="1", subject="Better", text="One").content.decode()
+    assert f"<p>One</p>\n<p>No more: {link}</p>" in page
+    boss = person("boss", *SEES, *ACTS)
+    given = {"preview": "1", "subject": "Better", "text": "One"}
+    admin = boss.post(reverse("admin:tasks_approval_answer", args=[approval.pk]), given).content.decode()
+    assert f"<p>One</p>\n<p>No more: {link}</p>" in admin
+    assert asks in admin
+
+    press(phone, address, choice="edit", subject="Better", text="One")
+    letter = approvals.draft_of(Approval.objects.get(pk=approval.pk))
+    assert letter is not None
+    assert letter["html"] in page
+    assert letter["text"] == f"One\n\nNo more: {link}\n"
 
 
 def test_an_edit_that_must_not_go_out_is_shown_again_with_what_was_typed(phone: Client, ana: User) -> None:

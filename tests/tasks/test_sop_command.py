@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db.models.signals import post_save
+from pytest_django import Settings
 
 from tasks import definition
 from tasks.models import Approval, Sop, SopVersion, Task
@@ -213,6 +214,46 @@ def test_an_import_that_cannot_be_published_leaves_nothing_behind(file: Path, tm
         post_save.disconnect(goes_meanwhile, sender=SopVersion)
         handlers.register("t.go")(taken[0])
 
+    assert Sop.objects.count() == 0
+
+
+def test_of_the_shipped_sops_those_that_can_be_are_published_and_the_others_say_what_they_lack(
+    settings: Settings,
+) -> None:
+    settings.REVIEW_LINK = settings.BUSINESS_ADDRESS = ""
+    said = sop("import", "--publish")
+    lines = {line.split(":")[0]: line for line in said.splitlines()}
+    assert said.code == 0
+    assert set(lines) == {path.stem for path in definition.shipped()}
+    assert lines["collections"] == "collections: imported as the draft, published as version 1."
+    assert lines["reactivate-customer"] == (
+        "reactivate-customer: imported as the draft, not published: marketing mail must name the firm's "
+        "postal address; set BUSINESS_ADDRESS first. Then: manage.py sop publish reactivate-customer"
+    )
+    assert "BUSINESS_ADDRESS" in lines["review-request"]
+    assert "REVIEW_LINK" in lines["review-request"]
+    left = {slug for slug, line in lines.items() if "not published" in line}
+    assert set(Sop.objects.filter(state="draft").values_list("slug", flat=True)) == left
+    assert Sop.objects.filter(state="active").count() == len(lines) - len(left)
+
+
+def test_what_is_not_published_says_why_as_json_too_and_its_version_stays(settings: Settings) -> None:
+    sop("import", "--publish")
+    settings.REVIEW_LINK = ""
+    rows = {row["sop"]: row for row in json.loads(sop("import", "--publish", "--json"))}
+    assert rows["collections"] == {"sop": "collections", "version": 1}
+    (problem,) = rows["review-request"]["problems"]
+    assert rows["review-request"]["version"] is None
+    assert "set REVIEW_LINK first" in problem["message"]
+    there = Sop.objects.get(slug="review-request")
+    assert (there.state, there.published and there.published.number) == ("active", 1)
+    assert "; version 1 stays published" in sop("import", "--publish")
+
+
+def test_a_file_that_is_named_and_cannot_be_published_is_refused(settings: Settings) -> None:
+    settings.REVIEW_LINK = ""
+    (file,) = [path for path in definition.shipped() if path.stem == "review-request"]
+    assert "set REVIEW_LINK first" in refused("import", "--publish", str(file))
     assert Sop.objects.count() == 0
 
 

@@ -209,6 +209,13 @@ def test_of_an_outgoing_call_the_customer_is_the_one_who_was_called(desk: Desk) 
     assert len(desk.state.rows("customers")) == 1
 
 
+def test_a_caller_who_is_known_by_mail_alone_keeps_the_name(desk: Desk) -> None:
+    ruth = lead(desk, phone=None, email="ruth@example.com")
+    call_ended(desk, caller_name="R.")
+    (customer,) = desk.state.rows("customers")
+    assert (customer["id"], customer["name"], customer["phone"]) == (ruth, "Ruth Olson", "+16125550134")
+
+
 def test_an_unknown_caller_becomes_a_lead(desk: Desk) -> None:
     call_ended(desk, caller_name=None)
     (customer,) = desk.state.rows("customers")

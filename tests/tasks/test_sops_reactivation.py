@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_django import Settings
 
-from tasks import definition, engine, replies, triggers
-from tasks.models import ScheduledRun, Task
+from sopengine import clock
+from tasks import contacts, definition, engine, replies, triggers
+from tasks.models import ContactMark, ScheduledRun, Task
 from tests.tasks.runs import check_invariants, fresh
 from tests.tasks.shop import CRMS, Shop, shop, story, wakes
 
@@ -152,6 +153,32 @@ def test_on_the_holiday_of_31_may_nothing_is_sent_before_1_june(settings: Settin
 # -- what else may become of it ---------------------------------------------------------------------
 
 
+def test_who_was_written_to_lately_or_has_unsubscribed_is_not_asked_about(firm: Shop) -> None:
+    now = clock.now()
+    left = contacts.person_of_address(address(firm, "cus_0001"))
+    ContactMark.objects.create(person=left, kind="unsubscribed", at=now)
+    for customer, days in (("cus_0002", 6), ("cus_0005", 7)):  # the campaign begins a day later
+        person = contacts.person_of_customer(customer)
+        ContactMark.objects.create(person=person, kind="marketing", at=now - timedelta(days=days - 1))
+    firm.at("2027-02-15")
+    assert firm.results(ONE) == {"waiting": 3, "skipped": 4}
+    assert "the customer has unsubscribed" in story(firm.about(ONE, "cus_0001"))
+    assert "the customer had a marketing mail not long ago" in story(firm.about(ONE, "cus_0002"))
+    asked = {str(row.task.context["crm_customer_id"]) for row in firm.questions()}
+    assert asked == WRITTEN_TO - {"cus_0001", "cus_0002"}
+    firm.answer("approve", ONE)
+    assert firm.recipients() == Counter(address(firm, one) for one in asked)
+
+
+def test_who_has_unsubscribed_since_the_invitation_is_not_asked_about_again(begun: Shop) -> None:
+    left = contacts.person_of_address(address(begun, "cus_0001"))
+    ContactMark.objects.create(person=left, kind="unsubscribed", at=clock.now())
+    begun.at("2027-02-22")
+    assert begun.about(SECOND, "cus_0001").result == "skipped"
+    assert "the customer has unsubscribed" in story(begun.about(SECOND, "cus_0001"))
+    assert len(begun.questions(SECOND)) == 4
+
+
 def test_a_declined_invitation_has_no_second_note(firm: Shop) -> None:
     firm.at("2027-02-15")
     firm.answer("decline", ONE)
@@ -166,7 +193,7 @@ def test_an_invitation_that_nobody_answered_is_not_sent_and_has_no_second_note(f
     assert (firm.mails(), firm.runs(SECOND)) == ([], [])
 
 
-def test_an_edited_invitation_leaves_as_it_was_edited(firm: Shop) -> None:
+def test_an_edited_invitation_leaves_as_it_was_edited_and_still_says_how_to_get_no_more(firm: Shop) -> None:
     firm.at("2027-02-15")
     firm.answer("edit", ONE, edited={"subject": "Spring is near", "text": "Hello again"})
     mails = firm.mails()
@@ -174,7 +201,9 @@ def test_an_edited_invitation_leaves_as_it_was_edited(firm: Shop) -> None:
     for mail in mails:
         body = mail.get_body(("plain",))
         assert body is not None
-        assert (mail["Subject"], body.get_content().strip()) == ("Spring is near", "Hello again")
+        link = str(mail["List-Unsubscribe"]).replace(" ", "").strip("<>")
+        said = f"Hello again\n\nNo more offers by mail, please: {link}"
+        assert (mail["Subject"], body.get_content().strip()) == ("Spring is near", said)
 
 
 @pytest.mark.parametrize(

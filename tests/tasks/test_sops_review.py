@@ -155,6 +155,19 @@ def test_a_stop_that_stands_about_the_customer_is_an_open_escalation(desk: Desk)
     assert "complain" in desk.story(desk.runs("review-request")[0])
 
 
+def test_who_complains_between_the_draft_and_the_answer_is_not_asked(desk: Desk) -> None:
+    ada = desk.customer(1)
+    desk.at("2027-04-06T15:00")
+    job_done(desk, 1)
+    desk.at("2027-04-08T15:00")
+    desk.state.create("notes", {"customer_id": ada, "text": "complaint: the edges were missed"}, "k")
+    desk.answer()
+    assert desk.letters() == []
+    assert desk.results("review-request") == ["skipped"]
+    assert "complain" in desk.story(desk.runs("review-request")[0])
+    assert not ContactMark.objects.exists()
+
+
 @pytest.mark.parametrize(("answer", "result"), [("decline", "declined"), ("", "expired")])
 def test_without_a_yes_nothing_is_sent_and_nothing_counted(desk: Desk, answer: str, result: str) -> None:
     desk.customer(1)

@@ -5,6 +5,7 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Command(BaseCommand):
         )
         add.add_argument("files", nargs="*", metavar="FILE")
         add.add_argument("--missing", action="store_true", help="only SOPs that are not there yet")
-        add.add_argument("--publish", action="store_true", help="and publish each")
+        add.add_argument("--publish", action="store_true", help="and publish each that lacks nothing")
         add.add_argument("--json", action="store_true")
         add = verbs.add_parser("export", help="print a SOP as a file")
         add.add_argument("slug")
@@ -117,21 +118,20 @@ class Command(BaseCommand):
         """Save all files or none; with `missing`, what is there already is not touched.
 
         So a release brings what is new, and never undoes what staff have edited, published or disabled.
+        Shipped files that lack a setting stay drafts; a file that was named is published or refused.
         """
         paths = [Path(name) for name in files] or definition.shipped()
         found = [_read(path) for path in paths]
         there = set(Sop.objects.values_list("slug", flat=True)) if missing else set()
         rows = [definition.save_rows(one) for one in found if one.slug not in there]
-        numbers = [definition.publish(row).number if publish else None for row in rows]
+        done = [_imported(row, publish=publish, strict=bool(files)) for row in rows]
         if json:
-            told = zip(rows, numbers, strict=True)
-            self._print_json([{"sop": row.slug, "version": number} for row, number in told])
+            self._print_json([_imported_row(one) for one in done])
             return
         for slug in sorted(there.intersection(one.slug for one in found)):
             self.stdout.write(f"{slug}: is there already and stays as it is.")
-        for row, number in zip(rows, numbers, strict=True):
-            published = f", published as version {number}" if number else ""
-            self.stdout.write(f"{row.slug}: imported as the draft{published}.")
+        for one in done:
+            self.stdout.write(f"{one.sop.slug}: imported as the draft{_publication(one)}")
 
     def _export(self, slug: str, number: int | None, json: bool, **options: Any) -> None:
         sop = _sop(slug)
@@ -293,6 +293,41 @@ def _row(sop: Sop) -> dict[str, Any]:
 
 def _moment(moment: Any) -> str:
     return f"{timezone.localtime(moment):%a %Y-%m-%d %H:%M}"
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A draft that was just imported: its new version, or what it lacks to have one."""
+
+    sop: Sop
+    number: int | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+def _imported(sop: Sop, *, publish: bool, strict: bool) -> Imported:
+    """Publish the draft if that is wanted; what it lacks is told, or raised where `strict`."""
+    if not publish:
+        return Imported(sop)
+    try:
+        return Imported(sop, definition.publish(sop).number)
+    except DefinitionError as error:
+        if strict:
+            raise
+        return Imported(sop, problems=tuple(error.problems))
+
+
+def _publication(one: Imported) -> str:
+    """Return what became of the publication, as the end of a sentence."""
+    if not one.problems:
+        return f", published as version {one.number}." if one.number else "."
+    lacks = "; ".join(dict.fromkeys(problem.message for problem in one.problems))
+    stays = f"; version {one.sop.published.number} stays published" if one.sop.published else ""
+    return f", not published: {lacks}{stays}. Then: manage.py sop publish {one.sop.slug}"
+
+
+def _imported_row(one: Imported) -> dict[str, Any]:
+    lacks = {"problems": [_problem(problem) for problem in one.problems]} if one.problems else {}
+    return {"sop": one.sop.slug, "version": one.number, **lacks}
 
 
 def _problem(problem: Problem) -> dict[str, Any]:

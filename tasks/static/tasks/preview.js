@@ -19,11 +19,17 @@ function paragraphs(text) {
     });
 }
 
+// The link to unsubscribe stays: a text without it gets it back at its end, as the server does it.
+function whole(text, { link, line }) {
+  const there = !link || text.split(link).slice(1).some((rest) => !/^[A-Za-z0-9_-]/.test(rest));
+  return there ? text : `${text.trimEnd()}\n\n${line}\n`;
+}
+
 document.querySelectorAll("form[data-draft]").forEach((form) => {
   const place = form.querySelector("[data-preview]");
   const show = () => {
     place.querySelector("[data-preview-subject]").textContent = form.elements.subject.value;
-    place.querySelector("[data-preview-text]").replaceChildren(...paragraphs(form.elements.text.value));
+    place.querySelector("[data-preview-text]").replaceChildren(...paragraphs(whole(form.elements.text.value, place.dataset)));
   };
   place.hidden = false;
   form.querySelector("[data-without-script]").hidden = true;
