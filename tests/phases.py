@@ -20,9 +20,10 @@ from tests.servers import ROOT, bare_environment
 PYTHON = sys.executable
 PYTEST = [PYTHON, "-m", "pytest", "-q"]
 REAL_PROCESSES = ["--ignore=tests/faults", "--ignore=tests/stories"]
-CORES = ["-n", "2", "--dist", "worksteal"]
+# More than the two cores: now and then each of them waits for somebody, those with real processes often.
+BUSY = ["-n", "3", "--dist", "worksteal"]
 # The tests of a story's module share their processes, and stand in their order.
-BY_MODULE = ["-n", "3", "--dist", "loadfile"]
+BY_MODULE = ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 # What stands above the tables is shown on SQLite, and on PostgreSQL again at full length only.
 ABOVE_THE_TABLES = (
     *("sops_*", "handlers_*", "failures", "demo", "recheck", "subject", "void_ways", "who_answers"),
@@ -104,12 +105,12 @@ def pytest_phase(name: str) -> Result:
         [] if os.environ.get("SOAK") else [f"--ignore-glob=*/test_{name}.py" for name in ABOVE_THE_TABLES]
     )
     command = {
-        "unit": [*PYTEST, *CORES, *REAL_PROCESSES],
+        "unit": [*PYTEST, *BUSY, *REAL_PROCESSES],
         "postgres": [
             *[PYTHON, "-m", "tests.servers", "run", "--no-redis", "--"],
-            *[*PYTEST, *CORES, "-m", "database", *lightened, *REAL_PROCESSES],
+            *[*PYTEST, *BUSY, "-m", "database", *lightened, *REAL_PROCESSES],
         ],
-        "faults": [*PYTEST, *CORES, "tests/faults", "--durations=8"],
+        "faults": [*PYTEST, *BUSY, "tests/faults", "--durations=8"],
         "stories": [*PYTEST, *BY_MODULE, "tests/stories", "--durations=8"],
     }[name]
     kept = {"SOAK": os.environ["SOAK"]} if os.environ.get("SOAK") else {}

@@ -7,6 +7,8 @@ import signal
 import time
 from collections.abc import Callable
 
+import pytest
+
 from tests.faults.invariants import summary
 from tests.faults.postoffice import PostOffice
 from tests.faults.procedures import FIVE, KEYED, MAILS, people, sop, step
@@ -25,6 +27,7 @@ POINTS = {
 }
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_at_any_point_loses_and_repeats_nothing(
     stage: Callable[..., Scene], report: Callable[[str], None]
 ) -> None:
@@ -47,6 +50,7 @@ def test_a_worker_that_dies_at_any_point_loses_and_repeats_nothing(
         report(summary(f"killed {where}, and before", tally, quarantined_and_released=released))
 
 
+@pytest.mark.long
 def test_a_thousand_runs_under_random_kills_lose_nothing_and_mail_nobody_twice(
     stage: Callable[..., Scene], report: Callable[[str], None]
 ) -> None:

@@ -9,12 +9,13 @@ import yaml
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from tests.faults.postoffice import PostOffice
+from tests.length import SOAK
 from tests.processes import eventually
 from tests.servers import Postgres, Redis
 from tests.stories.canaries import MARK, WORDS, Watch, look_and, person
 from tests.stories.stage import CAMPAIGN, Stage
 
-PEOPLE = 200
+PEOPLE = 200 if SOAK else 60
 TROUBLED = 12
 
 HANDLERS = '''

@@ -49,6 +49,7 @@ def retries_used() -> int:
     return int(Task.objects.aggregate(used=Sum("retries"))["used"])
 
 
+@pytest.mark.long
 def test_an_hour_without_the_crm_costs_ten_thousand_runs_nothing(
     probe: Probe, rogue: Rogue, settings: Settings, on_postgres: None
 ) -> None:
