@@ -36,7 +36,7 @@ $(TOOLS): requirements.txt requirements-dev.txt
 	@command -v git >/dev/null 2>&1 || { echo "git is missing: please install git."; exit 1; }
 	@$(MAKE) --no-print-directory venv
 	@echo "Installing what the tests need ..."
-	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --requirement requirements-dev.txt
 	@rm -f .venv/.tools-* && touch $@
 
 install: $(TOOLS)

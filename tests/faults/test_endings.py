@@ -19,7 +19,11 @@ SLOW_MAIL = {"ENGINE_LEASE": "12", "ENGINE_DEADLINE": "10", "ENGINE_CALL_TIMEOUT
 
 @pytest.mark.parametrize(
     ("everyone", "remap"),
-    [(True, "SIGQUIT"), pytest.param(False, "SIGQUIT", marks=AT_FULL_LENGTH), (True, "")],
+    [
+        (True, "SIGQUIT"),
+        pytest.param(False, "SIGQUIT", marks=AT_FULL_LENGTH),
+        pytest.param(True, "", marks=AT_FULL_LENGTH),
+    ],
     ids=["everybody", "main process", "everybody without REMAP"],
 )
 def test_a_sigterm_during_fifty_mails_parks_none_and_counts_no_crash(

@@ -20,7 +20,7 @@ LONG_CALLS = {"ENGINE_LEASE": "6", "ENGINE_DEADLINE": "5.5", "ENGINE_CALL_TIMEOU
 # Where a worker dies, and how often of those it passes there; the rarer it comes by, the likelier.
 POINTS = {
     "m1": ("after a claim", 0.25),
-    "m2": ("after the answer of the other side", 0.05),
+    "m2": ("after the answer of the other side", 0.08),
     "m3": ("before the update of a settle", 0.25),
     "m4": ("after an update, before its commit", 0.12),
     "m5": ("after a settle", 0.3),
@@ -37,8 +37,8 @@ def test_a_worker_that_dies_at_any_point_loses_and_repeats_nothing(
     runs, deaths = 0, {}
     for point, (where, often) in POINTS.items():
         worker = scene.worker(point, SOP_CRASH=f"{point}:{often}")
-        runs += len(scene.desk.start(five, people(500 if SOAK else 30)))
-        runs += len(scene.desk.start(mails, people(200 if SOAK else 15)))
+        runs += len(scene.desk.start(five, people(500 if SOAK else 18)))
+        runs += len(scene.desk.start(mails, people(200 if SOAK else 9)))
         keeper = scene.kept(worker)
         tally, released = scene.release_all(300 if SOAK else 60)
         keeper.stop()

@@ -31,6 +31,7 @@ from tests.stories.stage import Row, Stage
 
 CHICAGO = ZoneInfo("America/Chicago")
 HOOK_SECRET = "secret-of-the-senders"  # it opens nothing but this
+SWEEP, BETWEEN_LOOKS = 0.25, 0.5  # seconds
 HOOKS = "jobs=hmac,mail=hmac:mail"
 OWNER, COLLEAGUE = "U1", "U2"  # in Slack; "owner" and "colleague" in the admin
 OVER = ("completed", "cancelled")
@@ -79,7 +80,7 @@ class Firm(Stage):
                 "HOOKS": HOOKS,
                 "MAIL_IN": "1",
                 "REPLY_DOMAIN": "reply.story.example.com",
-                "ENGINE_SWEEP": "0.5",
+                "ENGINE_SWEEP": str(SWEEP),
                 **more,
             },
         )
@@ -140,9 +141,8 @@ class Firm(Stage):
             seen.append(self._due())
             return len(seen) > 1 and not seen[-1] and not seen[-2]
 
-        # Twice, with a sweep between: what the hour brings is begun by a sweep.
-        sweep = float(self.environment["ENGINE_SWEEP"])
-        eventually(quiet, within, every=sweep * 1.3, what=lambda: f"{seen[-1]} are due\n{self.said()}")
+        # Twice, with a sweep or two between: what the hour brings is begun by a sweep.
+        eventually(quiet, within, every=BETWEEN_LOOKS, what=lambda: f"{seen[-1]} are due\n{self.said()}")
         return self
 
     def _due(self) -> dict[str, int]:

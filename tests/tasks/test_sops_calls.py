@@ -10,11 +10,13 @@ import pytest
 from pytest_django import Settings
 
 from crm import health
+from tests.length import AT_FULL_LENGTH
 from tests.tasks.desk import Desk, set_out
 from tests.tasks.runs import check_invariants
 from tests.tasks.shop import CRMS
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# The threads of a drain have connections of their own. On real processes tests/stories tells the same.
+pytestmark = [pytest.mark.django_db(transaction=True), AT_FULL_LENGTH]
 
 SOPS = ("appointment-confirmation", "appointment-reminder", "after-call")
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there

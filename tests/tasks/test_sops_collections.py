@@ -8,11 +8,13 @@ from pytest_django import Settings
 
 from tasks import triggers
 from tasks.models import ScheduledRun, Task
+from tests.length import AT_FULL_LENGTH
 from tests.tasks.desk import Desk, set_out
 from tests.tasks.runs import check_invariants
 from tests.tasks.shop import CRMS
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# The threads of a drain have connections of their own. On real processes tests/stories tells the same.
+pytestmark = [pytest.mark.django_db(transaction=True), AT_FULL_LENGTH]
 
 SOPS = ("collections", "invoice-stage", "invoice-letter", "invoice-watch")
 

@@ -11,10 +11,12 @@ from pytest_django import Settings
 from crm import health
 from sopengine.errors import Permanent
 from tasks import approvals
+from tests.length import AT_FULL_LENGTH
 from tests.tasks.runs import check_invariants, kinds
 from tests.tasks.shop import CRMS, Shop, shop, story, wakes
 
-pytestmark = pytest.mark.django_db(transaction=True)  # the threads of a drain have connections of their own
+# The threads of a drain have connections of their own. On real processes tests/stories tells the same.
+pytestmark = [pytest.mark.django_db(transaction=True), AT_FULL_LENGTH]
 
 LEAD, DUE = "new-lead-response", "quote-due"
 INCOMING, ESCALATIONS = "#leads-incoming", "#escalations"

@@ -9,10 +9,12 @@ import pytest
 from pytest_django import Settings
 
 from tasks import replies
+from tests.length import AT_FULL_LENGTH
 from tests.tasks.runs import check_invariants
 from tests.tasks.shop import CRMS, Shop, shop, story, wakes
 
-pytestmark = pytest.mark.django_db(transaction=True)  # the threads of a drain have connections of their own
+# The threads of a drain have connections of their own. On real processes tests/stories tells the same.
+pytestmark = [pytest.mark.django_db(transaction=True), AT_FULL_LENGTH]
 
 FIRST, SECOND, CLOSE = "quote-follow-up", "quote-second-follow-up", "quote-close"
 QUOTE, LEAD, EMAIL = "quo_0100", "cus_0100", "maja.berg@example.test"
