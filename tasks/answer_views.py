@@ -5,7 +5,6 @@ is kept by no cache, and tells no other site where it is. A session plays no par
 has nothing to forge with; what a POST must bring besides is a mark that only the shown page has.
 """
 
-import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -17,6 +16,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractUser
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils.crypto import constant_time_compare
 from django.views.decorators.clickjacking import xframe_options_sameorigin
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_post_parameters
@@ -75,7 +75,7 @@ def answer_page(request: HttpRequest, token: str) -> HttpResponse:
         return _say(request, visit.refusal, status=200 if request.method != "POST" else 409, visit=visit)
     if request.method != "POST":
         return _page(request, token, visit)
-    if not hmac.compare_digest(request.POST.get("page", ""), signed.page_mark(token)):
+    if not constant_time_compare(request.POST.get("page", ""), signed.page_mark(token)):
         return _page(request, token, visit, refused=NOT_SHOWN, status=403)
     return _take(request, token, visit)
 

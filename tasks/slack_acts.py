@@ -145,7 +145,8 @@ def decide(approval: str, choice: str, person: AbstractUser, edited: Mapping[str
         approvals.answer(approval, choice, by=person, edited=edited)
     except approvals.AnswerRefused as refusal:
         ours = Approval.objects.filter(pk=approval, answered_by=person.pk, choice=choice)
-        return "" if ours.exists() else f"Not taken: {refusal}"
+        # An edited text is not there yet when the first one stands: nothing may be said to be taken.
+        return "" if edited is None and ours.exists() else f"Not taken: {refusal}"
     return ""
 
 

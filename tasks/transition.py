@@ -464,6 +464,13 @@ def _expire_data(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
     _wake(turn, "expired", why="values_kept_long_enough")
     turn.progress["scrubbed"] = True
     fail(turn, "data_expired")
+    text = escalation_text(
+        what=f"A run of {turn.sop.name} has ended without being done.",
+        why="what it knows of its customer was kept as long as it may be, and the run still waited.",
+        machine="has forgotten the values, and does nothing more.",
+        do="see in the run where it waited, and do the rest by hand or start it anew.",
+    )
+    turn.post(Notice(text, severity="error", fold=f"data_expired:{turn.sop.slug}"), "escalation")
 
 
 _SIGNALS: dict[str, Callable[[Turn, Mapping[str, Any], Facts], None]] = {

@@ -5,6 +5,8 @@ page's button and the mail program's own one (RFC 8058) post. The wish is kept a
 hash; a run of its own writes it to the CRM, and waits where the CRM is away.
 """
 
+import logging
+
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -12,8 +14,13 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods
 
 from sopengine import clock
-from tasks import contacts, definition, engine
+from sopengine.errors import StepError
+from tasks import contacts, definition, engine, notices
+from tasks.definition import DefinitionError
+from tasks.inputs import InputError
 from tasks.models import ContactMark, Sop, SopVersion
+
+log = logging.getLogger(__name__)
 
 SOP = "note-unsubscribed"  # what writes the wish to the CRM; staff may change how, or switch it off
 ONE_CLICK = ("List-Unsubscribe", "One-Click")
@@ -43,16 +50,38 @@ def _answer(request: HttpRequest, state: str, status: int = 200) -> HttpResponse
     return response
 
 
-@transaction.atomic
 def leave(leaving: contacts.Leaving) -> bool:
-    """Keep that this person wants no marketing mail, and have it written to the CRM; was it news?"""
+    """Keep that this person wants no marketing mail, and have it written to the CRM; was it news?
+
+    The wish is kept whatever becomes of the writing: a procedure that cannot start is told to staff.
+    """
     _, fresh = ContactMark.objects.get_or_create(
         person=leaving.person, kind=ContactMark.Kind.UNSUBSCRIBED, defaults={"at": clock.now()}
     )
-    version = _writer() if fresh and leaving.customer_id else None
-    if version:
-        engine.start(version, {"crm_customer_id": leaving.customer_id}, by="unsubscribe")
+    if fresh and leaving.customer_id:
+        try:
+            with transaction.atomic():
+                _write(leaving.customer_id)
+        except (DefinitionError, InputError, StepError) as error:
+            log.error("a wish to leave was kept and not written to the CRM: %s", type(error).__name__)
+            _tell(leaving.customer_id)
     return fresh
+
+
+def _write(customer_id: str) -> None:
+    version = _writer()
+    if version:
+        engine.start(version, {"crm_customer_id": customer_id}, by="unsubscribe")
+
+
+def _tell(customer_id: str) -> None:
+    notices.escalate(
+        what=f"Customer {customer_id} wants no marketing mail, and the CRM does not know it.",
+        why=f"the procedure “{SOP}” that would write it there cannot start.",
+        machine="sends this customer no marketing mail from now on.",
+        do="note the wish in the CRM by hand, and put the procedure right.",
+        dedupe=f"unsubscribed:{customer_id}",
+    )
 
 
 def _writer() -> SopVersion | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -32,6 +33,7 @@ from tasks.outcome import (
 )
 
 CHILDREN_PER_COMMIT = 100
+WHOLE_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 CUSTOMER_NAMES = (
     "crm_customer_id",
     "customer_name",
@@ -262,11 +264,22 @@ class Matches(BaseModel):
 
 @handler("crm.search", crm=True, results=Matches)
 def search(step: StepRun, *, text: str) -> Outcome:
-    """Search customers by name, mail, phone or address."""
+    """Search customers by name, mail, phone or address.
+
+    A whole mail address or phone number finds who has it, not who has one that contains it: what a
+    stranger writes must not go into the file of somebody whose address is a little longer.
+    """
     if not text.strip():
         raise DataError("There is nothing to search for: text is empty.")
-    ids = [customer.id for customer in step.crm.search(text)]
+    ids = [customer.id for customer in step.crm.search(text) if _is_meant(customer, text.strip())]
     return Done(values={"count": len(ids), "id": ids[0] if len(ids) == 1 else None, "ids": ids[:25]})
+
+
+def _is_meant(customer: Customer, text: str) -> bool:
+    if WHOLE_ADDRESS.fullmatch(text):
+        return (customer.email or "").strip().casefold() == text.casefold()
+    number = phones.e164(text)
+    return not number or phones.e164(customer.phone) == number
 
 
 # -- writing -----------------------------------------------------------------------------------

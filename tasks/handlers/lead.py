@@ -143,7 +143,8 @@ def read(
     told = f"{subject}\n{body}"[:LONGEST_READ]
     wanted = _hits(told, {**SERVICES, **(services or {})})
     known = {**SIGNS, **_checked_signs(signs or {})}
-    category, because = _category(sender, told, known, bool(wanted), is_auto_reply)
+    automatic = is_auto_reply or bool(_hits(subject, {"auto_reply": AUTO_REPLY}))
+    category, because = _category(sender, told, known, bool(wanted), automatic)
     spoken = _name(sender_name, body)
     zone = ZoneInfo(settings.TIME_ZONE)
     due = step.now + timedelta(seconds=parse_duration(answer_within).total_seconds())
@@ -174,13 +175,16 @@ def _category(
     sender: str, told: str, signs: Mapping[str, Sequence[str]], wants_service: bool, is_auto_reply: bool
 ) -> tuple[Category, list[str]]:
     """Return the category and the names of the rules that spoke for it."""
-    if is_auto_reply or NOBODY.match(sender) or _hits(told[:300], {"auto_reply": AUTO_REPLY}):
+    says_so = bool(_hits(told[:300], {"auto_reply": AUTO_REPLY}))
+    if is_auto_reply or NOBODY.match(sender):
         return "auto_reply", ["auto_reply"]
     found = set(_hits(told, signs))
     if len(_LINK.findall(told)) >= MANY_LINKS:
         found.add("spam")
     if wants_service and not found - {"spam"}:
         found.add("new_lead")  # "Fertilizing, 55408?" asks for something without any of the words
+    if says_so:  # "What does weed control cost? I am out of office until Monday." is from a person
+        return ("unsure" if found - {"spam"} else "auto_reply"), sorted({*found, "auto_reply"})
     return _decided(found), sorted(found)
 
 
@@ -222,10 +226,14 @@ def _own_words(text: str) -> str:
 # -- who wrote it --------------------------------------------------------------------------------
 
 
+# We write to a name that anybody can choose, at once and unread: it must not carry what they want to say.
+_NOT_A_NAME = re.compile(r"[@/\\:<>!?$%#\d]|\w\.\w{2}|.{61}")
+
+
 def _name(given: str, body: str) -> str:
     """Return the sender's name: as the mail gives it, as they introduce themselves, or as they sign."""
     shown = " ".join(given.split()).strip("\"' ")
-    if shown and "@" not in shown and shown.isprintable():
+    if shown and shown.isprintable() and not _NOT_A_NAME.search(shown):
         first, comma, second = shown.partition(", ")
         return f"{second} {first}"[:120] if comma and second and " " not in first else shown[:120]
     return next(_names_in(body), "")[:120]

@@ -31,7 +31,7 @@ from tests.stories.stage import Row, Stage
 
 CHICAGO = ZoneInfo("America/Chicago")
 HOOK_SECRET = "secret-of-the-senders"  # it opens nothing but this
-SWEEP, BETWEEN_LOOKS = 0.25, 0.5  # seconds
+SWEEP, BETWEEN_LOOKS = 0.5, 0.65  # seconds
 HOOKS = "jobs=hmac,mail=hmac:mail"
 OWNER, COLLEAGUE = "U1", "U2"  # in Slack; "owner" and "colleague" in the admin
 OVER = ("completed", "cancelled")

@@ -9,13 +9,13 @@ import yaml
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from tests.faults.postoffice import PostOffice
-from tests.length import SOAK
+from tests.length import AT_FULL_LENGTH
 from tests.processes import eventually
 from tests.servers import Postgres, Redis
 from tests.stories.canaries import MARK, WORDS, Watch, look_and, person
 from tests.stories.stage import CAMPAIGN, Stage
 
-PEOPLE = 200 if SOAK else 60
+PEOPLE = 200
 TROUBLED = 12
 
 HANDLERS = '''
@@ -87,6 +87,7 @@ class ChoosyOffice(PostOffice):
         return "250 ok"
 
 
+@AT_FULL_LENGTH  # what fails in each way; the weeks of all procedures are watched at any length
 def test_no_value_of_a_customer_stands_in_clear_anywhere_at_any_time(
     stage: Callable[..., Stage], postgres: Postgres, redis_server: Redis, tmp_path: Path
 ) -> None:

@@ -66,9 +66,9 @@ class ListedCrm(Provider):
         return next((record for record in self.records if record.id == record_id), None)
 
     def search(self, entity: str, text: str, cursor: str = "") -> Page[Any]:
-        """Return the customers of whom a field is exactly this text, all on one page."""
+        """Return the customers of whom a field contains this text, all on one page."""
         people = [record for record in self.records if isinstance(record, Customer)]
-        return Page(tuple(one for one in people if text in (one.name, one.email, one.phone)))
+        return Page(tuple(one for one in people if _is_in(text, one.name, one.email, one.phone)))
 
     def create(self, entity: str, attributes: Mapping[str, Any], key: str) -> Any:
         """Create once per key."""
@@ -171,3 +171,7 @@ def checked(known: Handler, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters as the handler gets them."""
     model = known.params.model_validate(dict(params))
     return {field_name: getattr(model, field_name) for field_name in known.params.model_fields}
+
+
+def _is_in(text: str, *fields: str | None) -> bool:
+    return any(text.casefold() in (field or "").casefold() for field in fields)

@@ -277,6 +277,26 @@ def test_search_names_the_one_customer_it_found_and_nobody_when_there_are_two() 
     assert two.values == {"count": 2, "id": None, "ids": ["cus_1", "cus_2"]}
 
 
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("1@example.test", []),
+        ("C1@Example.test", ["cus_1"]),
+        ("example.test", ["cus_1", "cus_11"]),
+        ("+1 612 555 0100", ["cus_1"]),
+    ],
+)
+def test_a_whole_address_or_number_finds_who_has_it_and_nobody_whose_own_contains_it(
+    text: str, ids: list[str]
+) -> None:
+    people = [customer(1, phone="+1 612 555 0100"), customer(11, phone="+1 612 555 0100 ext. 7")]
+
+    outcome = run("crm.search", step_run(people), text=text)
+
+    assert isinstance(outcome, Done)
+    assert outcome.values["ids"] == ids
+
+
 # -- writing -------------------------------------------------------------------------------------
 
 

@@ -67,6 +67,11 @@ def test_what_a_machine_has_sent_is_no_lead(params: dict[str, Any]) -> None:
     assert read(**{"text": "A quote, please", **params})["category"] == "auto_reply"
 
 
+def test_a_person_who_says_that_nobody_is_in_is_no_machine() -> None:
+    asked = "How much is a quote for weed control? I am out of office until Monday."
+    assert read(asked)["category"] == "unsure"
+
+
 def test_a_word_stands_at_the_beginning_of_a_word() -> None:
     assert read("We have a headquarters in Edina and a misquote.")["category"] == "unsure"
     assert read("Weeds everywhere!")["services"] == ["weed_control"]
@@ -102,6 +107,10 @@ def test_which_rules_spoke_is_told_and_nothing_of_what_was_written() -> None:
         ("", "I need a quote.\n\nThanks,\nJo Anne Blanc\n612 555 0188", "Jo Anne Blanc"),
         ("", "I need a quote.\n\nBest regards\nKarl Olson", "Karl Olson"),
         ("", "I'm Interested In a quote", ""),
+        ("You won! https://evil.example/claim", "", ""),
+        ("Call 0900 123456 now", "", ""),
+        ("win.example.com", "", ""),
+        ("Dr. Ana-Maria O'Neil Jr.", "", "Dr. Ana-Maria O'Neil Jr."),
         ("", "Thanks,\nsee you", ""),
     ],
 )

@@ -16,7 +16,7 @@ from pytest_django import Settings
 
 from sopengine import clock, sns
 from sopengine.errors import DataError, StepError
-from tasks import context, replies
+from tasks import context, mail_in, replies
 from tasks.events import Event
 from tasks.readers import Received, readers
 
@@ -537,3 +537,31 @@ def test_the_address_of_a_subscription_is_known() -> None:
     for region in ("us-east-1", "eu-central-1", "us-gov-west-1", "ap-southeast-2"):
         address = f"https://sns.{region}.amazonaws.com/?Action=ConfirmSubscription&TopicArn=arn&Token=2336"
         assert sns.is_subscription(address)
+
+
+# -- pages that are no pages -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<a ", "<a b='", "<!--", "<![", "<script>", "</", "<", "&", "<1", "<title>x</title>", "< <p>"],
+)
+def test_a_page_of_a_megabyte_is_read_in_one_go_whatever_it_holds(piece: str) -> None:
+    """With a reader that looks again and again this test would end in hours."""
+    mail_in.text_of_html(piece * (1_000_000 // len(piece)))
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("<p>Hi <b>you</b><br>there", "Hi you\nthere"),
+        ("a < b &amp;&nbsp;c > d", "a < b & c > d"),
+        ("x<!-- <p>no</p> -->y", "xy"),
+        ("<HEAD><title>No</title></HEAD><style>p{a>b}</style>yes<script>if (a<b) no()</SCRIPT >", "yes"),
+        ("one<!doctype html><?xml x?>two", "onetwo"),
+        ("never ends <a href='", "never ends"),
+        ("\u0130<script>no</script>yes", "\u0130yes"),
+    ],
+)
+def test_a_page_is_read_as_its_reader_reads_it(page: str, words: str) -> None:
+    assert mail_in.text_of_html(page).strip() == words

@@ -170,7 +170,7 @@ def test_no_other_method_decides_anything(phone: Client, ana: User, method: str)
     assert dump() == before
 
 
-@pytest.mark.parametrize("mark", [None, "", "forged", "of another page"])
+@pytest.mark.parametrize("mark", [None, "", "forged", "fälschung", "of another page"])
 def test_a_post_that_does_not_come_from_the_page_decides_nothing(
     phone: Client, ana: User, mark: str | None
 ) -> None:

@@ -175,7 +175,10 @@ def test_without_an_address_staff_are_told_to_confirm_and_to_remind(desk: Desk) 
     assert desk.letters() == []
     told = [text for text in desk.told("#leads-incoming") if "by phone" in text]
     when = f"customer {ruth}, Sun 14 Mar 12:00 CDT. There is no mail address."
-    assert told == [f"Please confirm by phone: {when}", *([f"Please remind by phone: {when}"] * 2)]
+    assert told == [
+        f"Please confirm by phone: {when}",
+        *([f"Please remind by phone: {when[:-1]}, or no mail is wanted."] * 2),
+    ]
     assert desk.results("appointment-reminder") == ["staff_told", "staff_told"]
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.test import Client
@@ -14,6 +15,7 @@ from pytest_django import Settings
 from credentials import store
 from credentials.models import Credential
 from sopengine.models import Delivery
+from tasks import replies
 from tests.tasks.shop import Shop, shop
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -91,3 +93,15 @@ def test_an_answer_to_a_follow_up_stops_the_next_one_and_is_no_lead(firm: Shop) 
     assert "How much is mowing?" in "".join(firm.notes(LEAD))
     firm.at("2027-04-12", "12:00")
     assert (firm.recipients()[EMAIL], firm.customer(LEAD)["status"]) == (1, "lead")
+
+
+def test_a_complaint_in_an_answer_is_called_out_and_noted_as_one(firm: Shop) -> None:
+    firm.publish("quote-due", "mail-reply", "new-lead-response")
+    firm.state.load("customers", [{"id": LEAD, "name": "Maja Berg", "email": EMAIL, "status": "past"}])
+    firm.at("2027-03-11", "10:00")
+    delivers(firm, **{**ASKS, "to": [replies.address(uuid4(), "send")], "subject": "Re: Spring",
+                      "text": "I am very unhappy with your work and want a refund."})  # fmt: skip
+    assert firm.run("mail-reply").result == "complaint"
+    assert "A complaint has come as an answer" in "".join(firm.posts("#escalations"))
+    (note,) = firm.notes(LEAD)
+    assert note.startswith("complaint: by mail, Re: Spring")

@@ -12,10 +12,12 @@ from pytest_django import Settings
 from sopengine import clock
 from tasks import contacts, definition, engine, replies, triggers
 from tasks.models import ContactMark, ScheduledRun, Task
+from tests.length import AT_FULL_LENGTH
 from tests.tasks.runs import check_invariants, fresh
 from tests.tasks.shop import CRMS, Shop, shop, story, wakes
 
-pytestmark = pytest.mark.django_db(transaction=True)  # the threads of a drain have connections of their own
+# The threads of a drain have connections of their own. On real processes tests/stories tells the same.
+pytestmark = [pytest.mark.django_db(transaction=True), AT_FULL_LENGTH]
 
 CAMPAIGN, ONE, SECOND = "past-customer-reactivation", "reactivate-customer", "reactivation-follow-up"
 FILTERED = {"status": "past", "services": ["fertilizer", "weed_control"], "not_signed_for_season": 2027}

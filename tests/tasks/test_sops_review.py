@@ -11,11 +11,13 @@ from pytest_django import Settings
 from sopengine import clock
 from tasks import definition
 from tasks.models import ContactMark
+from tests.length import AT_FULL_LENGTH
 from tests.tasks.desk import Desk, set_out
 from tests.tasks.runs import check_invariants
 from tests.tasks.shop import CRMS
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# The threads of a drain have connections of their own. On real processes tests/stories tells the same.
+pytestmark = [pytest.mark.django_db(transaction=True), AT_FULL_LENGTH]
 
 
 @pytest.fixture(params=CRMS)

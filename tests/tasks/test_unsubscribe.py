@@ -12,7 +12,7 @@ from pytest_django import Settings
 from crm import health
 from crm.providers.mock import forget_state, shared_state
 from tasks import contacts, definition, engine, unsubscribe
-from tasks.models import ContactMark, Sop, Task
+from tasks.models import ContactMark, Notification, Sop, Task
 from tests.tasks.runs import fresh
 
 BERTA, MAIL = "cus_0002", "berta.bergstrom.2@example.com"
@@ -53,6 +53,28 @@ def test_a_post_leaves_and_the_crm_gets_a_note(body: dict[str, str], browser: Cl
     (note,) = notes()
     assert note.startswith("unsubscribed: wants no marketing mail any more.")
     assert Task.objects.get().result == "done"
+
+
+@pytest.mark.parametrize("spoiled", ["published", "draft"])
+def test_a_wish_is_kept_when_the_procedure_that_writes_it_cannot_start(
+    spoiled: str, browser: Client, path: str
+) -> None:
+    file = next(path for path in definition.shipped() if path.stem == unsubscribe.SOP)
+    sop = definition.save_rows(definition.read_file(file))
+    if spoiled == "published":
+        Sop.objects.filter(pk=sop.pk).update(
+            inputs={**sop.inputs, "why": {"type": "string", "description": "asked for by staff"}}
+        )
+        definition.publish(Sop.objects.get(pk=sop.pk))
+    else:
+        sop.steps.update(handler="no.such")
+
+    assert browser.post(path, ONE_CLICK).status_code == 200
+
+    assert ContactMark.objects.get().kind == "unsubscribed"
+    assert not Task.objects.exists()
+    told = Notification.objects.get()
+    assert (told.kind, told.dedupe) == ("escalation", f"unsubscribed:{BERTA}")
 
 
 def test_looking_changes_nothing(browser: Client, path: str) -> None:
