@@ -299,8 +299,19 @@ class ContactMarkAdmin(ReadOnlyAdmin):
 
     def save_model(self, request: HttpRequest, obj: ContactMark, form: Any, change: bool) -> None:
         obj.person = contacts.person_of_address(form.cleaned_data["address"])
-        obj.kind, obj.at = ContactMark.Kind.UNSUBSCRIBED, clock.now()
+        obj.kind, obj.at, obj.mark = ContactMark.Kind.UNSUBSCRIBED, clock.now(), obj.person
         super().save_model(request, obj, form, change)
+
+    def delete_model(self, request: HttpRequest, obj: ContactMark) -> None:
+        """Take somebody off the list: as an address, and as the customer who left with it."""
+        if obj.mark:
+            ContactMark.objects.filter(kind=obj.kind, mark=obj.mark).delete()
+        else:
+            super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ContactMark]) -> None:
+        for mark in queryset:
+            self.delete_model(request, mark)
 
 
 def _run_link(number: UUID | None) -> str:

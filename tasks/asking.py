@@ -116,6 +116,7 @@ def _more_to_come(owner: UUID, now: datetime) -> bool:
         Q(status=Status.RUNNING)
         | Q(status=Status.READY, wake_at__lte=now + PATIENCE)
         | Q(status=Status.WAITING, waiting_for="listing")
+        | Q(status=Status.WAITING, waiting_for__in=("time", "event"), wake_at__lte=now + PATIENCE)
     )
     family = (Q(pk=owner), Q(parent=owner), Q(parent__parent=owner))
     return any(Task.objects.filter(moving, generation).exists() for generation in family)

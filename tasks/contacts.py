@@ -26,6 +26,11 @@ class Leaving:
     person: str
     customer_id: str
 
+    @property
+    def people(self) -> tuple[str, ...]:
+        """The hashes under which the wish is kept: the address, and the customer if there is one."""
+        return (self.person, *people_of(customer_id=self.customer_id))
+
 
 def person_of_customer(customer_id: str) -> str:
     """Return the hash under which a customer of the CRM is marked."""
@@ -35,6 +40,12 @@ def person_of_customer(customer_id: str) -> str:
 def person_of_address(address: str) -> str:
     """Return the hash under which a mail address is marked; its case says nothing."""
     return vault.fingerprint(f"mail:{address.strip().casefold()}")[:_LENGTH]
+
+
+def people_of(address: str = "", customer_id: str = "") -> tuple[str, ...]:
+    """Return the hashes under which somebody is marked: as an address and as a customer, what is known."""
+    as_address = (person_of_address(address),) if address else ()
+    return (*as_address, person_of_customer(customer_id)) if customer_id else as_address
 
 
 def unsubscribe_url(address: str, customer_id: str = "") -> str:

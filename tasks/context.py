@@ -20,6 +20,7 @@ Values = dict[str, Any]
 
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,79}")
 _BARE_PHONE = re.compile(r"\d{10,11}")
 _AMOUNT = re.compile(r"-?\d{1,12}\.\d{1,2}")
@@ -69,11 +70,12 @@ def put_result(
 
 
 def split_inputs(inputs: Mapping[str, Any]) -> tuple[Values, Values]:
-    """Return a run's inputs as (open, sealed): numbers, flags and ids are open."""
+    """Return a run's inputs as (open, sealed): numbers, flags, moments and ids are open."""
     plain: Values = {}
     sealed: Values = {}
     for name, value in inputs.items():
         readable = name == CUSTOMER_ID or value is None or isinstance(value, bool | int | float)
+        readable = readable or (isinstance(value, str) and bool(_MOMENT.fullmatch(value)))
         if (readable and not name.startswith("customer_")) or is_open_id(name, value):
             plain[name] = checked_open(name, value)
         else:

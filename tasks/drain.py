@@ -281,7 +281,7 @@ class Drain:
         if not call.plan.handler.contacts and (turn.started or not sending.is_rationed(call)):
             return call
         if turn.frees:  # or its own earlier try would be in its way
-            journal.free_contacts([turn.frees])
+            journal.free_contacts(*turn.frees)
             turn.frees = None
         try:
             if call.plan.handler.contacts:
@@ -293,9 +293,11 @@ class Drain:
             return replace(call, contact=verdict.contact, reserved=verdict.reserved)
         if isinstance(verdict, sending.Later):
             transition.move(turn, verdict.until, verdict.why)
+        elif isinstance(verdict, sending.Again):
+            transition.look_again(turn, verdict.step)
         else:
             transition.take_outcome(
-                turn, call.plan.handler, Branch("complete", result=verdict.result, why=verdict.why)
+                turn, call.plan.handler, Branch(verdict.to, result=verdict.result, why=verdict.why)
             )
         return None
 

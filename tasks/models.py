@@ -438,6 +438,7 @@ class ContactMark(models.Model):
     class Kind(models.TextChoices):
         MARKETING = "marketing", _("Marketing mail")
         REVIEW = "review", _("Asked for a review")
+        ACKNOWLEDGEMENT = "acknowledgement", _("A mail was acknowledged")
         UNSUBSCRIBED = "unsubscribed", _("Wants no marketing mail")
 
     person = models.CharField(max_length=80)

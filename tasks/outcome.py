@@ -39,6 +39,7 @@ from sopengine.registry import Registry
 from tasks.business_hours import Calendar, usual
 
 __all__ = [
+    "AfterRest",
     "Aside",
     "Ask",
     "AuthError",
@@ -103,11 +104,12 @@ class _RowMark(_RawMark):
 class TargetMark:
     """Marks a value that names where the run goes: a step key, "next", "complete" or one of `words`.
 
-    `aside`: the run goes there without the step having done its work.
+    `aside`: the run goes there without the step having done its work; `rested`: only after a rest.
     """
 
     words: frozenset[str] = frozenset()
     aside: bool = False
+    rested: bool = False
 
 
 class MessageMark:
@@ -132,6 +134,7 @@ T = TypeVar("T")
 Open = Annotated[T, _OpenMark()]
 Target = Annotated[str, TargetMark()]
 Aside = Annotated[str, TargetMark(aside=True)]
+AfterRest = Annotated[str, TargetMark(aside=True, rested=True)]
 Decision = Annotated[str, TargetMark(frozenset({"approve", "edit", "decline"}))]
 MessageName = Annotated[str, MessageMark()]
 Person = Annotated[str, PersonMark()]
@@ -223,7 +226,8 @@ class Ask:
     """Put a question to a person and wait.
 
     `draft` is what the customer would get: {"to", "subject", "text", "html"}. Times are seconds
-    after asking; `then` is what happens when nobody answers: decline, escalate or continue.
+    after asking; `then` is what happens when nobody answers: decline, escalate or continue; with
+    `expired_to` the run goes on there instead.
     `who` are logins and `group:<name>`: only they may answer; `not_asker`: never the one who started
     the run. Any event in `void_on` withdraws the question, and the run goes on at `void_to`.
     The step's result is then {"choice": key, and the approved draft}.
@@ -241,6 +245,7 @@ class Ask:
     not_asker: bool = False
     void_on: Sequence[str] = ()
     void_to: str = "complete"
+    expired_to: str = ""
     notify: Sequence[Notice] = ()
 
 

@@ -34,7 +34,7 @@ class Plan:
 class Call:
     """One run of a step, ready to be made. `looks` says that what was sent must be looked up first.
 
-    `contact` is what is known of the person it writes to; `reserved` is whose turn was taken under which
+    `contact` is what is known of the person it writes to; `reserved` is whose turns were taken under which
     mark, None where no turn was needed.
     """
 
@@ -44,7 +44,7 @@ class Call:
     effect: Effect
     looks: bool
     contact: Contact = field(default_factory=Contact)
-    reserved: tuple[str, str] | None = None
+    reserved: tuple[tuple[str, ...], str] | None = None
 
 
 @lru_cache(maxsize=512)

@@ -20,16 +20,17 @@ from tasks.transition import Turn
 MARKETING = ContactMark.Kind.MARKETING.value
 UNSUBSCRIBED = ContactMark.Kind.UNSUBSCRIBED.value
 RATIONED = frozenset({"marketing", "service"})  # the purposes that obey these rules
+LIMITED = {"review": "asked_recently", "acknowledgement": "answered_recently"}  # why there is not one more
 LONGEST_MOVE = timedelta(days=28)  # a run's values are not kept much longer
 DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """The mail may leave; `reserved` is whose turn was taken for it under which mark."""
+    """The mail may leave; `reserved` is whose turns were taken for it under which mark."""
 
     contact: Contact
-    reserved: tuple[str, str] | None = None
+    reserved: tuple[tuple[str, ...], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,22 @@ class Later:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """The run has rested since it looked whether the mail may leave: it looks again at `step`."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
 class Never:
-    """The mail must not leave: the run has come to `result`; `why` is a code, "" when that says it."""
+    """The mail must not leave: the run goes on at `to`, with `result`; `why` is a code, "" for none."""
 
     result: str
     why: str = ""
+    to: str = "complete"
+
+
+Verdict = Cleared | Later | Again | Never
 
 
 def calendar() -> Calendar:
@@ -59,51 +71,67 @@ def read() -> Calendar:
 
 
 def is_rationed(call: Call) -> bool:
-    """Return whether these rules hold for a call: it writes to a customer who did not just ask for it."""
-    return call.plan.handler.sends and call.params.get("purpose") in RATIONED
+    """Return whether these rules hold for a call: it writes to a customer who did not just ask for it, or
+    may do so only so often."""
+    params = call.params
+    return call.plan.handler.sends and bool(params.get("purpose") in RATIONED or params.get("at_most"))
 
 
-def verdict(turn: Turn, call: Call) -> Cleared | Later | Never:
+def verdict(turn: Turn, call: Call) -> Verdict:
     """Say whether this mail may leave now, and take the person's turn for it if it may."""
     params = call.params
     happened = [name for name in turn.progress.get("events", ()) if name in params.get("void_on", ())]
     if happened:
         return Never(_as_code(happened[0]), "void")
     hours = calendar()
-    asked = params.get("window", "sending")
-    opening = hours.opening(turn.now, "sending" if params["purpose"] == MARKETING else asked)
+    opening = _opening(turn, params, hours)
     if opening > turn.now:
         return Later(opening, "window")
+    if turn.progress.get("rested") and params.get("look_again"):
+        return Again(params["look_again"])
     return _turn_of(turn, params, hours)
+
+
+def _opening(turn: Turn, params: Any, hours: Calendar) -> datetime:
+    """Return from when the hour is right for this mail: now, if it is."""
+    if params["purpose"] not in RATIONED:
+        return turn.now
+    return hours.opening(
+        turn.now, "sending" if params["purpose"] == MARKETING else params.get("window", "sending")
+    )
 
 
 def _as_code(event: str) -> str:
     return event.replace(".", "_")[:40]
 
 
-def _turn_of(turn: Turn, params: Any, hours: Calendar) -> Cleared | Later | Never:
-    """Say whether it is this mail's turn with this person."""
+def _turn_of(turn: Turn, params: Any, hours: Calendar) -> Verdict:
+    """Say whether it is this mail's turn with this person, who is both an address and a customer."""
     recipient = params.get("to") or params["message"].to
     customer = str(turn.context.get("crm_customer_id") or "")
     marketing, at_most = params["purpose"] == MARKETING, params.get("at_most")
     if not marketing and not at_most:
         return Cleared(Contact())
-    if marketing and UNSUBSCRIBED in journal.contact_marks(contacts.person_of_address(recipient)):
+    people = contacts.people_of(recipient, customer)
+    if marketing and UNSUBSCRIBED in journal.contact_marks(people):
         return Never("skipped", "unsubscribed")
-    person = contacts.person_of_customer(customer) if customer else contacts.person_of_address(recipient)
     mark = f"{turn.id}:{turn.step}:{turn.visit}"
     if at_most and journal.reserve_contact(
-        person, at_most.kind, mark, _before(hours, turn.now, at_most.days)
+        people, at_most.kind, mark, _before(hours, turn.now, at_most.days)
     ):
-        return Never("skipped", "asked_recently")
+        return _one_too_many(at_most)
     if not marketing:
-        return Cleared(Contact(), (person, mark))
+        return Cleared(Contact(), (people, mark))
     every = settings.MARKETING_EVERY_DAYS
-    taken = journal.reserve_contact(person, MARKETING, mark, _before(hours, turn.now, every))
+    taken = journal.reserve_contact(people, MARKETING, mark, _before(hours, turn.now, every))
     if taken:
-        journal.free_contacts([(person, mark)])
         return _capped(hours, turn.now, taken, every, params.get("when_capped", "move"))
-    return Cleared(Contact(unsubscribe_url=contacts.unsubscribe_url(recipient, customer)), (person, mark))
+    return Cleared(Contact(unsubscribe_url=contacts.unsubscribe_url(recipient, customer)), (people, mark))
+
+
+def _one_too_many(at_most: Any) -> Never:
+    why = LIMITED[at_most.kind]
+    return Never("", why, at_most.otherwise) if at_most.otherwise else Never("skipped", why)
 
 
 def _before(hours: Calendar, now: datetime, days: int) -> datetime:
@@ -122,7 +150,6 @@ def _capped(hours: Calendar, now: datetime, taken: datetime, days: int, told: st
 def contact_of(turn: Turn) -> Contact:
     """Return when this run's customer was last written to, and whether that is wanted at all."""
     customer, address = turn.context.get("crm_customer_id"), turn.sealed.get("customer_email")
-    marks = journal.contact_marks(contacts.person_of_customer(str(customer))) if customer else {}
-    left = bool(address) and UNSUBSCRIBED in journal.contact_marks(contacts.person_of_address(str(address)))
+    marks = journal.contact_marks(contacts.people_of(str(address or ""), str(customer or "")))
     escalated = bool(customer) and escalations.is_open_about(str(customer), besides=turn.id)
-    return Contact(last=marks, unsubscribed=left, escalated=escalated)
+    return Contact(last=marks, unsubscribed=UNSUBSCRIBED in marks, escalated=escalated)

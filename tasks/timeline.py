@@ -22,6 +22,7 @@ USER = "user:"  # how the start of a run names the person who started it
 
 REASONS: Mapping[str, str] = {
     "asked_recently": "the customer was asked not long ago",
+    "answered_recently": "this address had an answer of ours not long ago",
     "frequency_cap": "the customer had a marketing mail not long ago",
     "settled": "what it is about is settled",
     "subject_changed": "what it is about has changed since a person approved",
@@ -590,6 +591,7 @@ _TELLERS: Mapping[str, Teller] = {
     "paced": _paced,
     "moved": _moved,
     "opened": _plain("{step} may go out now."),
+    "looks_again": _plain("Time has passed before {step}; what it rests on is looked at again."),
     "late": _plain("{step} answered after all, before anybody had decided; the answer counts.", "warning"),
     "reread": _plain("The customer was read again before the retry."),
     "found": _plain("An earlier try had done {step} already; it was not done twice."),

@@ -63,6 +63,18 @@ UNKNOWN_OPTIONS = (
 )
 ENDED = frozenset({"completed", "cancelled"})
 _CODE = re.compile(r"[a-z][a-z0-9_-]{0,39}")  # a result is kept readable: no room for a name
+_OF_ONE_VISIT = (
+    "cursor",
+    "page",
+    "versions",
+    "since",
+    "kept_wait",
+    "holds",
+    "sent",
+    "paced",
+    "more",
+    "rested",
+)
 Started = Literal["", "mark", "keep"]
 
 
@@ -159,7 +171,7 @@ class Turn:
     questions: list[Question] = field(default_factory=list)
     posts: list[Post] = field(default_factory=list)
     closes: str = ""  # what becomes of its open question: expired or void
-    frees: tuple[str, str] | None = None  # the turn of a person that it took and did not use: person, mark
+    frees: tuple[tuple[str, ...], str] | None = None  # the turns that it took and did not use: people, mark
     child_rows: list[dict[str, Any]] = field(default_factory=list)
     post_rows: list[dict[str, Any]] = field(default_factory=list)
     _sealed: dict[str, Any] | None = None
@@ -235,7 +247,7 @@ class Turn:
         if self.events:
             self.events[-1].data["to"] = step
         self.clear_attempt()
-        for name in ("cursor", "page", "versions", "since", "kept_wait", "holds", "sent", "paced", "more"):
+        for name in _OF_ONE_VISIT:
             self.progress.pop(name, None)
 
     def become(self, other: "Turn") -> None:
@@ -331,6 +343,7 @@ def _pause(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
         _ignored(turn, entry, facts)
         return
     turn.progress["rest"] = "paused"
+    turn.progress["rested"] = True
     turn.reason = "paused"
     turn.rest("paused")
     turn.note("paused", **_by(entry))
@@ -569,8 +582,7 @@ def _expire_approval(turn: Turn, wait: dict[str, Any]) -> None:
     )
     turn.post(Notice(text, severity="warning", fold=f"expired:{turn.sop.slug}"), "escalation")
     if then == "continue":
-        turn.recorded()
-        go_on(turn, turn.definition.on_success)
+        go_on(turn, wait.get("expired_to") or turn.definition.on_success)
     else:
         end(turn, "completed", "completed", "expired")
 
@@ -592,7 +604,8 @@ def ask(turn: Turn, outcome: Ask, *, notice: Notice | None = None) -> None:
     turn.progress["wait"] = {
         "approval": str(approval),
         "plan": dated,
-        "then": outcome.then,
+        "then": "continue" if outcome.expired_to else outcome.then,
+        **({"expired_to": outcome.expired_to} if outcome.expired_to else {}),
         "channel": channel,
         **({"void_on": list(outcome.void_on), "void_to": outcome.void_to} if outcome.void_on else {}),
     }
@@ -683,8 +696,16 @@ def move(turn: Turn, until: datetime, why: str) -> None:
     turn.waiting_for = WINDOW
     turn.progress["wait"] = {"until": until.isoformat(), "why": why}
     turn.progress.pop("paced", None)  # its slot is gone by then
+    turn.progress["rested"] = True
     turn.rest("waiting", until=until)
     turn.note("moved", until=until.isoformat(), why=why)
+
+
+def look_again(turn: Turn, step: str) -> None:
+    """The run has rested before what a customer would see: what was seen before that is looked at again."""
+    _check_target(turn, step)
+    turn.note("looks_again")
+    turn.enter(step)
 
 
 def take_customer(turn: Turn, outcome: Done) -> None:
@@ -720,6 +741,7 @@ def _wait(turn: Turn, handler: Handler, outcome: Wait, timing: dict[str, int]) -
 
 def _ask(turn: Turn, handler: Handler, outcome: Ask, timing: dict[str, int]) -> None:
     _check_target(turn, outcome.void_to)
+    _check_target(turn, outcome.expired_to)
     turn.clear_attempt()
     ask(turn, outcome)
 
@@ -831,6 +853,7 @@ def _hold(turn: Turn, handler: Handler, error: StepError, seconds: float | None)
         turn.clear_attempt()
     until = None if seconds is None else turn.now + timedelta(seconds=seconds)
     turn.waiting_for = f"provider:{other_side(handler, error)}"
+    turn.progress["rested"] = True
     turn.progress["wait"] = {"until": until.isoformat()} if until else {}
     turn.reason = error.reason
     turn.rest("waiting", until=until)
@@ -915,6 +938,7 @@ def park(turn: Turn, code: str, why: str, *, alike: str = "") -> None:
     """Stop with a reason and one message; a person decides. `alike` names the cases that are one message."""
     turn.recorded()
     turn.progress["rest"] = "parked"
+    turn.progress["rested"] = True
     turn.waiting_for, turn.reason = "", code
     turn.rest("paused")
     turn.note("parked", code=code)
@@ -951,6 +975,7 @@ def fail(turn: Turn, code: str) -> None:
     """The run ends here, for now; a retry begins at this step."""
     turn.recorded()
     turn.progress["rest"] = "failed"
+    turn.progress["rested"] = True
     turn.waiting_for, turn.reason = "", code
     turn.result = turn.result or "failed"
     turn.rest("failed")

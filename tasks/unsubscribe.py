@@ -14,7 +14,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods
 
 from sopengine import clock
-from sopengine.errors import StepError
+from sopengine.errors import DataError, StepError
 from tasks import contacts, definition, engine, notices
 from tasks.definition import DefinitionError
 from tasks.inputs import InputError
@@ -53,11 +53,11 @@ def _answer(request: HttpRequest, state: str, status: int = 200) -> HttpResponse
 def leave(leaving: contacts.Leaving) -> bool:
     """Keep that this person wants no marketing mail, and have it written to the CRM; was it news?
 
-    The wish is kept whatever becomes of the writing: a procedure that cannot start is told to staff.
+    It is kept of the address and of the customer, who may have another address tomorrow. The wish is
+    kept whatever becomes of the writing: a procedure that cannot start is told to staff.
     """
-    _, fresh = ContactMark.objects.get_or_create(
-        person=leaving.person, kind=ContactMark.Kind.UNSUBSCRIBED, defaults={"at": clock.now()}
-    )
+    news = [_keep(person, leaving) for person in leaving.people]
+    fresh = any(news)
     if fresh and leaving.customer_id:
         try:
             with transaction.atomic():
@@ -65,6 +65,16 @@ def leave(leaving: contacts.Leaving) -> bool:
         except (DefinitionError, InputError, StepError) as error:
             log.error("a wish to leave was kept and not written to the CRM: %s", type(error).__name__)
             _tell(leaving.customer_id)
+    return fresh
+
+
+def _keep(person: str, leaving: contacts.Leaving) -> bool:
+    # Whoever is taken off the list again is so as an address and as a customer: `mark` finds both.
+    _, fresh = ContactMark.objects.get_or_create(
+        person=person,
+        kind=ContactMark.Kind.UNSUBSCRIBED,
+        defaults={"at": clock.now(), "mark": leaving.person},
+    )
     return fresh
 
 
@@ -85,11 +95,16 @@ def _tell(customer_id: str) -> None:
 
 
 def _writer() -> SopVersion | None:
-    """Return what writes the wish to the CRM, published when nobody has; None when staff switched it off."""
+    """Return what writes the wish to the CRM; None when staff switched it off.
+
+    Where nobody has published it, it is published as shipped; a draft that staff have changed is theirs to
+    publish: DataError.
+    """
     sop = Sop.objects.filter(slug=SOP).select_related("published").first()
-    if sop is None:
+    if sop is None or sop.published is None:
         file = next(path for path in definition.shipped() if path.stem == SOP)
-        sop = definition.save_rows(definition.read_file(file))
-    if sop.published is None:
-        return definition.publish(sop)
+        shipped = definition.read_file(file)
+        if sop is not None and definition.from_rows(sop) != shipped:
+            raise DataError("the draft was changed, and nobody has published it")
+        return definition.publish(sop or definition.save_rows(shipped))
     return sop.published if sop.state == Sop.State.ACTIVE else None

@@ -96,9 +96,10 @@ def _expected(graph: Graph, step: StepDef) -> str:
 
 def _silent_yes(graph: Graph, sends: list[StepDef]) -> Iterator[Finding]:
     for key in sorted(_questions(graph)):
-        then = graph.sop.step(key).params.get("then", "")
+        params = graph.sop.step(key).params
+        then, elsewhere = params.get("then", ""), params.get("expired_to")  # no yes lies on that way
         follows = [step.key for step in sends if graph.way(step.key, start=key)]
-        if follows and (then == "continue" or templating.has_template(then)):
+        if follows and not elsewhere and (then == "continue" or templating.has_template(then)):
             yield Finding(
                 ("steps", graph.number(key), "with", "then"),
                 f"no answer never means yes: {follows[0]!r} would write to a customer; "

@@ -9,16 +9,18 @@ from tasks import templating
 from tasks.definition import params as parameters
 from tasks.definition.records import COMPLETE, NEXT, SopDef, StepDef
 from tasks.definition.shape import FAILURE_WORDS, Finding, one_of
-from tasks.outcome import Handler
+from tasks.outcome import Handler, TargetMark
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One way from a step to another; `done` when the step has done its work on it."""
+    """One way from a step to another: `done` when the step has done its work on it, `rested` when a run
+    takes it only after a rest."""
 
     source: str
     to: str
     done: bool
+    rested: bool = False
 
 
 Passes = Callable[[Edge], bool]
@@ -83,12 +85,12 @@ def build(sop: SopDef, handlers: Mapping[str, Handler]) -> Graph:
 
 
 def _edges(sop: SopDef, step: StepDef, handler: Handler | None) -> Iterator[Edge]:
-    ways = [] if handler and parameters.leaves_by_target(handler) else [(step.on_success, True)]
-    ways += [(to, done) for _, to, done in parameters.ways(handler, step.params)] if handler else []
-    for to, done in ways:
+    ways = [] if handler and parameters.leaves_by_target(handler) else [(step.on_success, TargetMark())]
+    ways += [(place.value, mark) for place, mark in parameters.ways(handler, step.params)] if handler else []
+    for to, mark in ways:
         key = sop.after(step.key) if to == NEXT else to
         if key is not None and key in sop:
-            yield Edge(step.key, key, done)
+            yield Edge(step.key, key, not mark.aside, mark.rested)
     if step.on_failure in sop:
         yield Edge(step.key, step.on_failure, False)
 
@@ -153,7 +155,9 @@ def _loops(graph: Graph) -> Iterator[Finding]:
         if step.key in rests or step.key in told:
             continue
         way = graph.way(
-            step.key, lambda edge: edge.to not in rests and edge.source not in rests, start=step.key
+            step.key,
+            lambda edge: not edge.rested and edge.to not in rests and edge.source not in rests,
+            start=step.key,
         )
         if way:
             told |= set(way)

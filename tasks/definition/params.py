@@ -138,13 +138,13 @@ def _may_be(kind: Any, value: Any) -> bool:
 
 def targets(handler: Handler, params: Mapping[str, Any]) -> list[tuple[Path, str]]:
     """Return every place where the step names where the run goes: (path, step key, "next" or "complete")."""
-    return [(path, to) for path, to, _ in ways(handler, params)]
+    return [(place.path, place.value) for place, _ in ways(handler, params)]
 
 
-def ways(handler: Handler, params: Mapping[str, Any]) -> list[tuple[Path, str, bool]]:
-    """Return the targets with whether the step has done its work when the run goes there."""
+def ways(handler: Handler, params: Mapping[str, Any]) -> list[tuple[Place, TargetMark]]:
+    """Return the places where the step names where the run goes, with what is said of the way there."""
     return [
-        (place.path, place.value, not mark.aside)
+        (place, mark)
         for place in places(handler, params)
         for mark in place.marks
         if isinstance(mark, TargetMark) and isinstance(place.value, str) and place.value not in mark.words

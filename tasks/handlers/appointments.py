@@ -169,7 +169,7 @@ class Standing(BaseModel):
     remind_at: Open[str]
     early: Open[bool]
     over: Open[bool]
-    spoken: str
+    spoken: Open[str]
 
 
 @handler("appointments.look", crm=True, results=Standing)

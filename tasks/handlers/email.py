@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks import mail, subject
 from tasks import replies as replies_to
 from tasks.outcome import (
+    AfterRest,
+    Aside,
     Branch,
     DataError,
     Done,
@@ -46,12 +48,14 @@ class Sent(BaseModel):
 
 
 class Limit(BaseModel):
-    """At most one mail of a kind to a person in so many days."""
+    """At most one mail of a kind to a person in so many days; instead of one more the run ends as skipped,
+    or goes on at `otherwise`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["review"]
+    kind: Literal["review", "acknowledgement"]
     days: Annotated[int, Field(ge=1, le=3660)]
+    otherwise: Aside | None = None
 
 
 @handler("email.send", effect=Effect.AT_MOST_ONCE, sends=True, rechecks=True, results=Sent)
@@ -68,6 +72,7 @@ def send(
     at_most: Limit | None = None,
     void_on: Sequence[str] = (),
     still: Still | None = None,
+    look_again: AfterRest | None = None,
 ) -> Outcome:
     """Send one mail to a customer: exactly the subject and the text of `message`.
 
@@ -78,8 +83,10 @@ def send(
 
     Unless it is transactional, the mail waits for its `window`; a marketing mail waits until its
     customer may have one again, or ends the run with `when_capped: skip`. `at_most` is asked and
-    counted besides. An event in `void_on` that came before it left ends the run. With `replies` the
-    customer's answer comes back to this run, where mail is read here.
+    counted besides. A run that has rested here (for the window, for the CRM, on a person's word) goes
+    back to `look_again`, as what was seen there may be otherwise by now. An event in `void_on` that
+    came before it left ends the run. With `replies` the customer's answer comes back to this run, where
+    mail is read here.
     """
     recipient = _recipient(to, message.to)
     with _nothing_sent_yet():

@@ -74,13 +74,15 @@ def ask(
     not_asker: bool = False,
     void_on: Sequence[EventName] = (),
     void_to: Aside = "complete",
+    expired_to: Aside | None = None,
 ) -> Outcome:
     """Ask a person and wait for the answer.
 
     `draft` is what the customer would get; what is approved is what later steps send. Times count
-    from the question; `then` says what happens when nobody has answered until `expire`. Only `who`
-    (logins, or `group:office`) may answer, and with `not_asker` never the one who started the run.
-    An event in `void_on` withdraws the question: the run goes on at `void_to`.
+    from the question; `then` says what happens when nobody has answered until `expire`, and with
+    `expired_to` the run goes on there, with nothing approved. Only `who` (logins, or `group:office`)
+    may answer, and with `not_asker` never the one who started the run. An event in `void_on` withdraws
+    the question: the run goes on at `void_to`.
     """
     _check(question, options)
     return Ask(
@@ -96,6 +98,7 @@ def ask(
         not_asker=not_asker,
         void_on=list(void_on),
         void_to=void_to,
+        expired_to=expired_to or "",
     )
 
 

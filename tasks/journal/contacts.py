@@ -6,11 +6,21 @@ from datetime import datetime
 from tasks.journal.sql import as_time, execute, fetch, moment, now_sql
 
 
-def reserve_contact(person: str, kind: str, mark: str, before: datetime) -> datetime | None:
-    """Take the person's turn for this kind, unless it was taken at `before` or later by another mark.
+def reserve_contact(people: Iterable[str], kind: str, mark: str, before: datetime) -> datetime | None:
+    """Take the turn of each of these for this kind, unless one was taken at `before` or later by another mark.
 
-    Returns None when it is ours, else when it was taken. Under one mark it may be taken again and again.
+    Returns None when all are ours, else when that one was taken: then none is kept. Under one mark turns
+    may be taken again and again.
     """
+    wanted = sorted(people)  # of two mails to the same people one takes the first, and with it all
+    for person in wanted:
+        if taken := _reserve(person, kind, mark, before):
+            free_contacts(wanted, mark)
+            return taken
+    return None
+
+
+def _reserve(person: str, kind: str, mark: str, before: datetime) -> datetime | None:
     while True:
         taken = execute(
             f"INSERT INTO tasks_contactmark (person, kind, at, mark) VALUES (%s, %s, {now_sql()}, %s) "
@@ -28,13 +38,17 @@ def reserve_contact(person: str, kind: str, mark: str, before: datetime) -> date
             return moment(rows[0]["at"])
 
 
-def free_contacts(reserved: Iterable[tuple[str, str]]) -> None:
-    """Give back the turns that were taken and not used: pairs of person and mark."""
-    for person, mark in reserved:
+def free_contacts(people: Iterable[str], mark: str) -> None:
+    """Give back the turns that were taken under this mark and not used."""
+    for person in sorted(people):
         execute("DELETE FROM tasks_contactmark WHERE person = %s AND mark = %s", person, mark)
 
 
-def contact_marks(person: str) -> dict[str, datetime]:
-    """Return when the person was marked for the last time, by kind."""
-    rows = fetch("SELECT kind, at FROM tasks_contactmark WHERE person = %s", person)
-    return {str(row["kind"]): moment(row["at"]) for row in rows}
+def contact_marks(people: Iterable[str]) -> dict[str, datetime]:
+    """Return when one of these was marked for the last time, by kind."""
+    marks: dict[str, datetime] = {}
+    for person in people:
+        for row in fetch("SELECT kind, at FROM tasks_contactmark WHERE person = %s", person):
+            kind, at = str(row["kind"]), moment(row["at"])
+            marks[kind] = max(at, marks.get(kind, at))
+    return marks

@@ -51,7 +51,9 @@ def write_sides(turns: Sequence[Turn]) -> None:
     for state in {turn.closes for turn in closing}:
         _close_questions([turn.id for turn in closing if turn.closes == state], state)
     insert_children([child for turn in turns for child in turn.child_rows])
-    free_contacts([turn.frees for turn in turns if turn.frees])
+    for turn in turns:
+        if turn.frees:
+            free_contacts(*turn.frees)
     _insert_questions(turns)
     _insert_posts(turns)
     scrub_sides([turn.id for turn in turns if turn.over and turn.progress.get("asked")], "approval")

@@ -158,6 +158,11 @@ def scrub_failed(ids: Sequence[UUID]) -> int:
     return len(failed)
 
 
+def prune_acknowledgements(before: datetime) -> None:
+    """Forget who had an acknowledgement so long ago."""
+    execute("DELETE FROM tasks_contactmark WHERE kind = 'acknowledgement' AND at < %s", as_time(before))
+
+
 def prune(before: datetime, limit: int = 500) -> int:
     """Remove old finished tasks with their events; their keys stay spent. The only delete there is."""
     with transaction.atomic():

@@ -141,7 +141,7 @@ class HandDrain(Drain):
 UNRECORDED = {
     *("created", "claimed", "started", "handed_back", "rested", "released", "freed", "paced", "crm_called"),
     *("paused", "resumed", "retried", "ignored", "reminded", "escalated", "scrubbed", "late", "reread"),
-    *("found", "moved", "opened"),
+    *("found", "moved", "opened", "looks_again"),
 }
 
 

@@ -19,6 +19,8 @@ from tasks.definition.check import findings
 from tasks.definition.yamlfile import load
 from tasks.models import Sop, SopVersion, Task
 from tasks.outcome import (
+    AfterRest,
+    Aside,
     Branch,
     Decision,
     Done,
@@ -72,7 +74,13 @@ def write(
     return Done()
 
 
-def ask(step: StepRun, *, buttons: Sequence[Button] = (), then: str = "decline") -> Outcome:
+def ask(
+    step: StepRun,
+    *,
+    buttons: Sequence[Button] = (),
+    then: str = "decline",
+    expired_to: Aside | None = None,
+) -> Outcome:
     """Ask a person."""
     return Done()
 
@@ -109,7 +117,7 @@ def rest(step: StepRun, *, hours: int = 1) -> Outcome:
     return Done()
 
 
-def say(step: StepRun, *, text: str = "") -> Outcome:
+def say(step: StepRun, *, text: str = "", look_again: AfterRest | None = None) -> Outcome:
     """Say something to staff."""
     return Done()
 
@@ -262,7 +270,7 @@ def test_a_problem_names_file_line_column_step_key_and_what_is_expected() -> Non
     assert (found.line, found.column, found.step, found.key) == (7, 7, "tell", "with.txet")
     assert str(found) == (
         "try.yaml:7:7: step 'tell', with.txet: "
-        "t.say has no parameter 'txet'; did you mean 'text'? expected text"
+        "t.say has no parameter 'txet'; did you mean 'text'? expected one of look_again, text"
     )
 
 
@@ -587,6 +595,12 @@ def test_a_loop_needs_a_wait_or_a_person() -> None:
     assert problems(loop("t.ask")) == []
 
 
+def test_a_way_that_a_run_takes_only_after_a_rest_is_no_loop() -> None:
+    text = "- {{key: a, handler: t.say}}\n- {{key: b, handler: t.say, {}}}\n"
+    assert problems(file_of(text.format("with: {look_again: a}"))) == []
+    assert "go round without a wait" in only(file_of(text.format("on_success: a"))).message
+
+
 @pytest.mark.parametrize("line", ["on_failure: a", "on_success: a"])
 def test_a_step_that_leads_to_itself_is_a_loop(line: str) -> None:
     text = file_of(f"- {{key: a, handler: t.say, {line}}}\n")
@@ -754,6 +768,34 @@ def test_no_answer_never_means_send() -> None:
     assert [(p.step, p.key) for p in unanswered("'{{ now }}'")] == [("ask", "with.then")]
     assert unanswered("decline") == []
     assert unanswered("continue", "transactional") == []
+
+
+@pytest.mark.parametrize(
+    ("to", "found"),
+    [
+        ("wait", ("send", "")),
+        ("send", ("send", "")),
+        ("ask", None),
+        ("told", None),
+        ("complete", None),
+        ("no_such", ("first", "with.expired_to")),
+    ],
+)
+def test_a_question_that_nobody_answered_leads_to_no_send_without_another_question(
+    to: str, found: tuple[str, str] | None
+) -> None:
+    problems = sending(
+        f"""\
+        - {{key: first, handler: t.ask, with: {{expired_to: {to}}}}}
+        - {{key: ask, handler: t.ask, on_success: wait}}
+        - {{key: wait, handler: t.rest}}
+        - {{key: send, handler: t.send, on_success: complete, with: {{letter: x, purpose: marketing}}}}
+        - {{key: told, handler: t.say}}
+        """
+    )
+    assert [(p.step, p.key) for p in problems if "no run can come" not in p.message] == (
+        [found] if found else []
+    )
 
 
 # -- names -----------------------------------------------------------------------------------------

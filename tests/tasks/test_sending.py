@@ -14,7 +14,7 @@ from pytest_django import Settings
 
 from crm.providers.mock import forget_state, shared_state
 from sopengine import clock
-from tasks import approvals, contacts, engine, journal, timeline
+from tasks import approvals, contacts, engine, journal, timeline, unsubscribe
 from tasks.models import Approval, ContactMark, Holiday, SopVersion, Task
 from tasks.outcome import Done
 from tests.tasks.clocks import chicago, keep_office_hours, mover, wall
@@ -231,7 +231,8 @@ def test_a_mail_that_may_have_left_keeps_its_turn_and_may_be_sent_again_by_a_per
     settings.EMAIL_FOLDER, settings.EMAIL_BACKEND = "", "tests.no_such_backend"
     task = ran(offer())
     assert task.reason == "outcome_unknown"
-    assert ContactMark.objects.get().mark == f"{task.pk}:send:1"
+    marks = ContactMark.objects.values_list("mark", flat=True)
+    assert list(marks) == [f"{task.pk}:send:1"] * 2, "as an address and as a customer"
 
     settings.EMAIL_FOLDER = str(tmp_path)
     approvals.answer(Approval.objects.get(task=task, state="open").pk, "send_again", by=None)
@@ -248,7 +249,7 @@ def test_of_two_that_take_a_turn_at_once_one_gets_it() -> None:
         barrier.wait()
         try:
             answers.append(
-                journal.patiently(lambda: journal.reserve_contact("p", "marketing", f"m{number}", before))
+                journal.patiently(lambda: journal.reserve_contact("pq", "marketing", f"m{number}", before))
             )
         finally:
             connection.close()
@@ -259,7 +260,8 @@ def test_of_two_that_take_a_turn_at_once_one_gets_it() -> None:
     for thread in threads:
         thread.join()
     assert answers.count(None) == 1
-    assert ContactMark.objects.count() == 1
+    assert len(set(ContactMark.objects.values_list("mark"))) == 1, "one has both, the others nothing"
+    assert ContactMark.objects.count() == 2
 
 
 def test_a_turn_that_was_taken_before_the_worker_died_is_this_mails_own(
@@ -300,9 +302,34 @@ def test_under_one_mark_a_turn_may_be_taken_again() -> None:
     before = clock.now() - timedelta(days=7)
     assert journal.reserve_contact("p", "marketing", "mine", before) is None
     assert journal.reserve_contact("p", "marketing", "mine", before) is None
-    assert journal.reserve_contact("p", "marketing", "theirs", before) is not None
-    journal.free_contacts([("p", "theirs")])
+    assert journal.reserve_contact("op", "marketing", "theirs", before) is not None
+    assert ContactMark.objects.get().mark == "mine", "what was taken before the refusal is given back"
+    journal.free_contacts("p", "theirs")
     assert ContactMark.objects.get().mark == "mine"
+
+
+def test_who_is_two_customers_under_one_address_is_one_reader(stand_at: Callable[[datetime], None]) -> None:
+    mine = shared_state().find("customers", BERTA)["email"]
+    shared_state().update("customers", EMIL, {"email": mine.upper()}, "shared")
+    assert ran(offer()).result == "sent"
+    assert ran(offer(), EMIL).waiting_for == "window"
+
+
+def test_who_has_another_address_is_still_the_customer_who_was_written_to(
+    stand_at: Callable[[datetime], None],
+) -> None:
+    assert ran(offer()).result == "sent"
+    shared_state().update("customers", BERTA, {"email": "berta@new.example.com"}, "moved")
+    assert ran(offer()).waiting_for == "window"
+
+
+def test_who_has_left_gets_none_under_another_address_either(stand_at: Callable[[datetime], None]) -> None:
+    token = contacts.unsubscribe_url("berta@old.example.com", BERTA).rpartition("/")[2]
+    leaving = contacts.read_token(token)
+    assert leaving is not None
+    unsubscribe.leave(leaving)
+    task = ran(offer())
+    assert (task.result, "unsubscribed" in story(task)) == ("skipped", True)
 
 
 # -- other limits -----------------------------------------------------------------------------------

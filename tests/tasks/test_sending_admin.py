@@ -55,6 +55,15 @@ def test_whoever_is_on_the_list_is_found_by_the_address_and_can_be_taken_off() -
     assert not ContactMark.objects.exists()
 
 
+def test_who_left_as_an_address_and_as_a_customer_is_taken_off_as_both() -> None:
+    ana, people = person("ana", *MAY), contacts.people_of("ada@example.test", "cus_0001")
+    for one in people:
+        ContactMark.objects.create(person=one, kind="unsubscribed", at="2027-03-01T00:00Z", mark=people[0])
+    other = ContactMark.objects.create(person="q", kind="unsubscribed", at="2027-03-01T00:00Z", mark="q")
+    ana.post(f"{LIST}{ContactMark.objects.get(person=people[0]).pk}/delete/", {"post": "yes"})
+    assert ContactMark.objects.get() == other
+
+
 def test_that_somebody_was_written_to_cannot_be_taken_back_by_hand() -> None:
     ana = person("ana", *MAY)
     mark = ContactMark.objects.create(person="p", kind="marketing", at="2027-03-01T00:00Z", mark="t:s:1")

@@ -68,9 +68,9 @@ def test_a_second_job_within_a_year_asks_nothing(desk: Desk) -> None:
     job_done(desk, 1)
     desk.at("2027-04-08T15:00")
     desk.answer()
-    mark = ContactMark.objects.get(kind="review")
-    assert "cus_0001" not in mark.person
-    assert "ada" not in mark.person
+    for mark in ContactMark.objects.filter(kind="review"):
+        assert "cus_0001" not in mark.person
+        assert "ada" not in mark.person
     desk.at("2027-04-20T15:00")
     job_done(desk, 2)
     desk.at("2027-04-22T15:00")

@@ -65,6 +65,7 @@ TOLD = {
     ),
     "unknown": ({"code": "deadline"}, "It is not known whether “Send the mail” went out: it took too long."),
     "paused": ({"by": 3}, "Paused by Ana."),
+    "looks_again": ({}, "Time has passed before “Send the mail”; what it rests on is looked at again."),
     "resumed": ({"by": 3}, "Resumed by Ana."),
     "cancelled": ({"by": 3, "result": "cancelled"}, "Cancelled by Ana."),
     "completed": ({"result": "declined"}, "The run is over: declined, nothing was sent."),

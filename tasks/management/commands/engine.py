@@ -140,6 +140,7 @@ class Command(BaseCommand):
             count, came, verb = _prunable(before), inbox.prunable(before), "would be removed"
         else:
             count, came, verb = 0, inbox.prune(before), "were removed"
+            journal.prune_acknowledgements(before)
             while removed := journal.prune(before):
                 count += removed
         told = {

@@ -1,0 +1,184 @@
+"""Between a person's yes and the mail days may lie: what must still be so is looked at when it leaves."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_django import Settings
+
+from sopengine import clock
+from tasks import journal
+from tasks.models import ContactMark, Task
+from tests.tasks.desk import Desk, set_out
+from tests.tasks.runs import kinds
+from tests.tasks.shop import story, wakes
+
+pytestmark = pytest.mark.django_db(transaction=True)  # the threads of a drain have connections of their own
+
+LEADS, ONE, SECOND, REVIEW = (
+    "new-lead-response",
+    "reactivate-customer",
+    "reactivation-follow-up",
+    "review-request",
+)
+REMINDER = "appointment-reminder"
+ADA = "cus_0001"
+
+
+@pytest.fixture
+def desk(settings: Settings, tmp_path: Path) -> Iterator[Desk]:
+    with set_out("mock", settings, tmp_path) as desk:
+        yield desk
+
+
+# -- a review ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(desk: Desk) -> Desk:
+    """A draft of a review request that a person approves on Friday at 19:00: it leaves on Monday at 9:00."""
+    desk.at("2027-04-01T12:00")
+    desk.publish(REVIEW)
+    desk.customer(1)
+    desk.at("2027-04-07T15:00")
+    desk.firm.hears("job.completed", "e1", job_id="job_1", crm_customer_id=ADA, service_type="mowing")
+    desk.at("2027-04-09T19:00")
+    desk.answer()
+    assert (desk.letters(), wakes(desk.runs(REVIEW)[0])) == ([], "Mon 12 Apr 09:00 CDT")
+    return desk
+
+
+def test_who_complains_on_saturday_is_not_asked_for_a_review_on_monday(asked: Desk) -> None:
+    asked.at("2027-04-10T10:00")
+    asked.state.create("notes", {"customer_id": ADA, "text": "complaint: the edges were missed"}, "k")
+    asked.at("2027-04-12T09:00")
+    assert (asked.results(REVIEW), asked.letters()) == (["skipped"], [])
+    assert "Time has passed before “Send the mail”" in story(asked.runs(REVIEW)[0])
+
+
+def test_who_does_not_complain_is_asked_on_monday_once(asked: Desk) -> None:
+    asked.at("2027-04-12T09:00")
+    assert (asked.results(REVIEW), len(asked.letters())) == (["sent"], 1)
+    assert kinds(asked.runs(REVIEW)[0]).count("looks_again") == 1
+
+
+# -- a reactivation --------------------------------------------------------------------------------------
+
+
+def past(desk: Desk) -> None:
+    desk.at("2027-02-15T10:00")
+    desk.publish(SECOND, ONE)
+    desk.customer(1, status="past", services=["weed_control"], signed_seasons=[2026])
+
+
+def signs(desk: Desk) -> None:
+    desk.state.update("customers", ADA, {"signed_seasons": [2026, 2027], "status": "active"}, "signed")
+
+
+def test_who_signs_while_an_invitation_begun_by_hand_waits_for_a_yes_gets_none(desk: Desk) -> None:
+    past(desk)
+    desk.start(ONE, crm_customer_id=ADA, season=2027)
+    signs(desk)
+    desk.answer()
+    assert (desk.results(ONE), desk.letters(), desk.runs(SECOND)) == (["skipped"], [], [])
+
+
+def test_who_signs_while_an_approved_invitation_waits_for_the_morning_gets_none(desk: Desk) -> None:
+    past(desk)
+    desk.start(ONE, crm_customer_id=ADA, season=2027)
+    desk.at("2027-02-15T19:00")
+    desk.answer()
+    assert wakes(desk.runs(ONE)[0]) == "Tue 16 Feb 09:00 CST"
+    signs(desk)
+    desk.at("2027-02-16T09:00")
+    assert (desk.results(ONE), desk.letters()) == (["skipped"], [])
+
+
+def test_who_signs_while_a_second_note_waits_for_a_yes_gets_none(desk: Desk) -> None:
+    past(desk)
+    desk.start(ONE, crm_customer_id=ADA, season=2027)
+    desk.answer()
+    desk.at("2027-02-22T09:00")
+    signs(desk)
+    desk.answer()
+    assert (desk.results(SECOND), len(desk.letters())) == (["signed"], 1)
+
+
+# -- a lead ------------------------------------------------------------------------------------------------
+
+
+def mail_comes(desk: Desk, number: int = 1, **more: Any) -> None:
+    data = {
+        "email_from": "maja@example.test",
+        "email_name": "Maja Berg",
+        "email_subject": "Quote for mowing",
+        "email_body": "How much is mowing?",
+        "email_message_id": f"m{number}@example.test",
+        "is_auto_reply": False,
+        **more,
+    }
+    desk.firm.hears("mail.received", f"m{number}", **data)
+
+
+@pytest.fixture
+def open_for_leads(desk: Desk) -> Desk:
+    desk.at("2027-03-10T18:42")
+    desk.publish("quote-due", LEADS)
+    return desk
+
+
+def test_a_lead_whose_acknowledgement_nobody_reads_for_two_days_is_entered_and_watched_all_the_same(
+    open_for_leads: Desk,
+) -> None:
+    mail_comes(open_for_leads, ask_first=True)
+    open_for_leads.at("2027-03-12T18:43")
+    (lead,) = open_for_leads.state.rows("customers")
+    assert (lead["email"], lead["status"]) == ("maja@example.test", "lead")
+    assert open_for_leads.letters() == []
+    assert len(open_for_leads.runs("quote-due")) == 1
+    assert (open_for_leads.questions(), open_for_leads.results(LEADS)) == ([], ["done"])
+
+
+def test_one_address_gets_one_acknowledgement_a_day_and_every_mail_is_entered(open_for_leads: Desk) -> None:
+    mail_comes(open_for_leads, 1)
+    mail_comes(open_for_leads, 2, email_subject="One more question about mowing")
+    (lead,) = open_for_leads.state.rows("customers")
+    assert (len(open_for_leads.letters()), len(open_for_leads.notes(lead["id"]))) == (1, 2)
+    open_for_leads.at("2027-03-11T00:01")
+    mail_comes(open_for_leads, 3, email_subject="Quote for the hedge")
+    assert len(open_for_leads.letters()) == 2
+
+
+def test_when_somebody_was_acknowledged_is_forgotten_with_the_old_runs(open_for_leads: Desk) -> None:
+    mail_comes(open_for_leads)
+    assert ContactMark.objects.get().kind == "acknowledgement"
+    journal.prune_acknowledgements(clock.now() - timedelta(days=1))
+    assert ContactMark.objects.count() == 1
+    journal.prune_acknowledgements(clock.now() + timedelta(seconds=1))
+    assert not ContactMark.objects.exists()
+
+
+# -- a reminder ----------------------------------------------------------------------------------------------
+
+
+def test_a_reminder_of_an_appointment_in_two_months_keeps_nothing_of_the_customer_and_leaves(
+    desk: Desk,
+) -> None:
+    desk.at("2027-03-10T10:00")
+    desk.publish(REMINDER)
+    desk.customer(1)
+    row = {"id": "apt_1", "customer_id": ADA, "type": "estimate", "status": "booked"}
+    desk.put("appointments", {**row, "start": "2027-05-14T17:00:00Z", "end": "2027-05-14T18:00:00Z"})
+    desk.start(
+        REMINDER,
+        crm_customer_id=ADA,
+        appointment_id="apt_1",
+        appointment_start="2027-05-14T12:00:00-05:00",
+        hours=24,
+    )
+    waiting = Task.objects.get()
+    assert (waiting.sealed, waiting.scrub_at) == (None, None)
+    desk.at("2027-05-13T12:01")
+    assert (desk.results(REMINDER), len(desk.letters())) == (["sent"], 1)
