@@ -335,19 +335,22 @@ def test_quoted_at_18_41_is_no_escalation_and_no_quote_by_18_42_is_exactly_one(f
     assert len(firm.said_in(ESCALATIONS, "A lead was promised a quote")) == 1  # its row in the CRM is gone
 
 
-def test_expired_an_acknowledgement_that_nobody_approved_stops_after_two_days_and_calls(firm: Firm) -> None:
+def test_expired_an_acknowledgement_that_nobody_approved_is_not_sent_and_the_lead_is_watched(
+    firm: Firm,
+) -> None:
     run = about(firm, "Ezra Expire")
     kinds = [event["kind"] for event in firm.events(run)]
     assert (kinds.count("reminded"), kinds.count("escalated")) == (1, 1)
     asks = question(firm, "Ezra Expire")
     firm.at(FRIDAY, "18:49")
     run = about(firm, "Ezra Expire")
-    assert (run["status"], run["reason"]) == ("paused", "expired")
+    assert (run["status"], run["result"]) == ("completed", "done")
     assert firm.mails(address("Ezra Expire")) == []
     assert decided(asks) == ("Nobody answered in time; the question ended on 12 March 2027 at 18:48.", [])
-    (call,) = firm.said_in(ESCALATIONS, "nobody answered in time")
-    assert call.text.startswith("New lead response stopped at “Ask before sending”.")
+    (call,) = firm.said_in(ESCALATIONS, "nobody answered it in time")
+    assert call.text.startswith("New lead response: a question was closed unanswered.")
     assert len(firm.said_in(ESCALATIONS, "Maja Berg was promised a quote")) == 1
+    assert len(firm.said_in(ESCALATIONS, "Ezra Expire was promised a quote")) == 1
 
 
 def test_nobody_was_written_to_twice(firm: Firm) -> None:
@@ -358,7 +361,7 @@ def test_nobody_was_written_to_twice(firm: Firm) -> None:
 CELLS = {
     "declined": test_declined_no_mail_leaves_and_the_lead_is_entered_and_its_quote_watched,
     "edited": test_edited_what_was_approved_is_what_is_sent,
-    "expired": test_expired_an_acknowledgement_that_nobody_approved_stops_after_two_days_and_calls,
+    "expired": test_expired_an_acknowledgement_that_nobody_approved_is_not_sent_and_the_lead_is_watched,
     "customer gone": test_customer_gone_the_mail_is_answered_and_its_writer_is_a_lead_anew,
     "changed meanwhile": test_changed_meanwhile_a_lead_that_a_colleague_entered_is_no_second_one,
     "CRM down": test_crm_down_the_lead_is_answered_at_once_and_entered_once_afterwards,
