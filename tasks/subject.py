@@ -18,10 +18,10 @@ class Still(BaseModel):
     """The records that a mail is about, and what must still be so when it leaves.
 
     `same` has what was approved: one value for all records, or a list in the order of `ids`. A record
-    is settled when one of the fields in `unless` has one of its values (true: is set), or when it is
-    gone. When all are settled the run ends with `result`; when some are, or something is not the
-    same, the draft is out of date and the run begins again at `back_to`. `collects` counts what
-    settled records owed as collected.
+    is settled when one of the fields in `unless` has one of its values (true: is set), when one of those
+    in `only` has another than its values, or when it is gone. When all are settled the run ends with
+    `result`; when some are, or something is not the same, the draft is out of date and the run begins
+    again at `back_to`. `collects` counts what settled records owed as collected.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -30,6 +30,7 @@ class Still(BaseModel):
     ids: list[str] = Field(min_length=1)
     same: dict[str, Any] = {}
     unless: dict[str, Any] = {}
+    only: dict[str, list[str]] = {}
     result: str = ""
     collects: bool = False
     back_to: Aside | None = None
@@ -41,7 +42,7 @@ def ended(step: StepRun, still: Still) -> Branch | None:
     Raises Outdated when something has changed since.
     """
     records = [getattr(step.crm, still.entity).find(id_, fresh=True) for id_ in still.ids]
-    settled = [_settled(record, still.unless) for record in records]
+    settled = [_settled(record, still) for record in records]
     if all(word is not None for word in settled):
         word = still.result or next(filter(None, settled), "")
         values = {"collected": _collected(still, settled)} if still.collects else {}
@@ -57,19 +58,20 @@ def ended(step: StepRun, still: Still) -> Branch | None:
     return None
 
 
-def _settled(record: Record | None, unless: Mapping[str, Any]) -> str | None:
+def _settled(record: Record | None, still: Still) -> str | None:
     """Return the value by which a record is settled, "" for one that is gone, None for an open one."""
     if record is None:
         return ""
     values = plain(record)
-    for name, wanted in unless.items():
+    for name, wanted in still.unless.items():
         value = _value(values, name)
         if wanted is True:
             if value not in (None, "", [], False):
                 return name
         elif any(_equal(value, one) for one in (wanted if isinstance(wanted, list) else [wanted])):
             return str(value)
-    return None
+    told = {name: _value(values, name) for name in still.only}
+    return next((str(value) for name, value in told.items() if value not in still.only[name]), None)
 
 
 def _is_same(records: Sequence[Record | None], still: Still) -> bool:

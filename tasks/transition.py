@@ -171,6 +171,7 @@ class Turn:
     questions: list[Question] = field(default_factory=list)
     posts: list[Post] = field(default_factory=list)
     closes: str = ""  # what becomes of its open question: expired or void
+    expiry: tuple[datetime | None] | None = None  # when its open question ends from now on; (None,): never
     frees: tuple[tuple[str, ...], str] | None = None  # the turns that it took and did not use: people, mark
     child_rows: list[dict[str, Any]] = field(default_factory=list)
     post_rows: list[dict[str, Any]] = field(default_factory=list)
@@ -344,6 +345,9 @@ def _pause(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
         return
     turn.progress["rest"] = "paused"
     turn.progress["rested"] = True
+    if turn.waiting_for.startswith("approval:"):
+        turn.progress["paused_at"] = turn.now.isoformat()
+        turn.expiry = (None,)
     turn.reason = "paused"
     turn.rest("paused")
     turn.note("paused", **_by(entry))
@@ -355,6 +359,7 @@ def _resume(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
     elif turn.state == "paused":
         turn.progress.pop("rest")
         turn.reason, turn.status = "", "running"
+        _give_time_back(turn)
         turn.note("resumed", **_by(entry))
         answers = turn.progress.pop("kept", [])
         if not _void_meanwhile(turn):
@@ -362,6 +367,19 @@ def _resume(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
                 _SIGNALS[kept["kind"]](turn, kept, facts)
     else:
         _ignored(turn, entry, facts)
+
+
+def _give_time_back(turn: Turn) -> None:
+    """The hours of a question stand still while its run is paused."""
+    began = turn.progress.pop("paused_at", None)
+    plan = turn.progress.get("wait", {}).get("plan")
+    if not began or not plan:
+        return
+    pause = turn.now - datetime.fromisoformat(began)
+    for entry in plan:
+        entry[0] = (datetime.fromisoformat(entry[0]) + pause).isoformat()
+    ends = [datetime.fromisoformat(at) for at, act in plan if act == "expire"]
+    turn.expiry = (ends[0] if ends else None,)
 
 
 def _cancel(turn: Turn, entry: Mapping[str, Any], facts: Facts) -> None:
@@ -670,7 +688,7 @@ def end(turn: Turn, status: str, kind: str, result: str, **data: Any) -> None:
         turn.closes = "void"
     turn.recorded()
     turn.result, turn.waiting_for, turn.reason = result, "", ""
-    for name in ("wait", "rest", "kept", "events"):
+    for name in ("wait", "rest", "kept", "events", "paused_at"):
         turn.progress.pop(name, None)
     turn.rest(status)
     turn.note(kind, result=result, **data)

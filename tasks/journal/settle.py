@@ -181,4 +181,4 @@ def _refresh(turn: Turn, status: str, sealed: str | None) -> None:
     turn.mailbox, turn.taken, turn.wake_in, turn.wake_until = [], 0, None, None
     turn.events, turn.children, turn.questions, turn.posts = [], [], [], []
     turn.child_rows, turn.post_rows = [], []
-    turn.closes, turn.resealed, turn.frees = "", False, None
+    turn.closes, turn.resealed, turn.frees, turn.expiry = "", False, None, None

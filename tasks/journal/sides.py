@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from uuid import UUID, uuid5
 
 from django.conf import settings
@@ -52,6 +53,8 @@ def write_sides(turns: Sequence[Turn]) -> None:
         _close_questions([turn.id for turn in closing if turn.closes == state], state)
     insert_children([child for turn in turns for child in turn.child_rows])
     for turn in turns:
+        if turn.expiry:
+            _move_expiry(turn.id, *turn.expiry)
         if turn.frees:
             free_contacts(*turn.frees)
     _insert_questions(turns)
@@ -153,6 +156,15 @@ def insert_tasks(rows: Sequence[Row]) -> list[Row]:
     """Insert new tasks with their first event; those whose key is spent are left out."""
     with transaction.atomic():
         return insert_children(rows)
+
+
+def _move_expiry(task: UUID, at: datetime | None) -> None:
+    """Let the open question of a run end at another hour; None: not by itself."""
+    execute(
+        "UPDATE tasks_approval SET expires_at = %s WHERE task_id = %s AND state = 'open'",
+        as_time(at),
+        key(task),
+    )
 
 
 def _insert_questions(turns: Sequence[Turn]) -> None:

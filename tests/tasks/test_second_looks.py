@@ -9,7 +9,7 @@ import pytest
 from pytest_django import Settings
 
 from sopengine import clock
-from tasks import journal
+from tasks import engine, journal
 from tasks.models import ContactMark, Task
 from tests.tasks.desk import Desk, set_out
 from tests.tasks.runs import kinds
@@ -23,7 +23,7 @@ LEADS, ONE, SECOND, REVIEW = (
     "reactivation-follow-up",
     "review-request",
 )
-REMINDER = "appointment-reminder"
+REMINDER, QUOTE = "appointment-reminder", "quote-follow-up"
 ADA = "cus_0001"
 
 
@@ -33,7 +33,7 @@ def desk(settings: Settings, tmp_path: Path) -> Iterator[Desk]:
         yield desk
 
 
-# -- a review ------------------------------------------------------------------------------------------
+# -- a review -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_who_does_not_complain_is_asked_on_monday_once(asked: Desk) -> None:
     assert kinds(asked.runs(REVIEW)[0]).count("looks_again") == 1
 
 
-# -- a reactivation --------------------------------------------------------------------------------------
+# -- a reactivation -----------------------------------------------------------------------------------
 
 
 def past(desk: Desk) -> None:
@@ -106,7 +106,7 @@ def test_who_signs_while_a_second_note_waits_for_a_yes_gets_none(desk: Desk) -> 
     assert (desk.results(SECOND), len(desk.letters())) == (["signed"], 1)
 
 
-# -- a lead ------------------------------------------------------------------------------------------------
+# -- a lead -------------------------------------------------------------------------------------------
 
 
 def mail_comes(desk: Desk, number: int = 1, **more: Any) -> None:
@@ -160,7 +160,7 @@ def test_when_somebody_was_acknowledged_is_forgotten_with_the_old_runs(open_for_
     assert not ContactMark.objects.exists()
 
 
-# -- a reminder ----------------------------------------------------------------------------------------------
+# -- a reminder ---------------------------------------------------------------------------------------
 
 
 def test_a_reminder_of_an_appointment_in_two_months_keeps_nothing_of_the_customer_and_leaves(
@@ -182,3 +182,123 @@ def test_a_reminder_of_an_appointment_in_two_months_keeps_nothing_of_the_custome
     assert (waiting.sealed, waiting.scrub_at) == (None, None)
     desk.at("2027-05-13T12:01")
     assert (desk.results(REMINDER), len(desk.letters())) == (["sent"], 1)
+
+
+# -- what is no longer open ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["disputed", "written_off", "draft", "Sent to a lawyer"])
+def test_no_letter_asks_for_an_invoice_that_is_no_longer_open(status: str, desk: Desk) -> None:
+    desk.at("2027-03-08T07:00")
+    desk.publish("invoice-watch", "invoice-letter")
+    invoice = desk.invoice(1001, desk.customer(1), "2027-03-01")
+    desk.start("invoice-letter", crm_customer_id=ADA, invoice_ids=[invoice], stage=7)
+    desk.at("2027-03-08T10:00")
+    desk.invoice(1001, ADA, "2027-03-01", status=status)
+    desk.answer()
+    assert desk.letters() == []
+    assert desk.results("invoice-letter") == [status if status.islower() else "settled"]
+
+
+def quoted(desk: Desk, **fields: Any) -> None:
+    row = {"id": "q_1", "number": "Q-1", "customer_id": ADA, "version": 1, "status": "sent", "total": 900.0}
+    sent = {"currency": "USD", "sent_at": "2027-03-08T15:00:00Z", "responded_at": None}
+    desk.put("quotes", {**row, **sent, "valid_until": "2027-05-01", **fields})
+
+
+@pytest.fixture
+def offered(desk: Desk) -> Desk:
+    """A quote that went out on Monday morning, and that we were told of at once."""
+    desk.at("2027-03-08T09:00")
+    desk.publish("quote-close", "quote-second-follow-up", QUOTE)
+    desk.customer(1, status="lead")
+    quoted(desk)
+    return desk
+
+
+@pytest.mark.parametrize("status", ["withdrawn", "cancelled", "draft", "superseded"])
+def test_nobody_is_asked_about_a_quote_that_no_longer_waits_for_them(status: str, offered: Desk) -> None:
+    offered.firm.hears("quote.sent", "e1", quote_id="q_1")
+    offered.at("2027-03-11T10:00")
+    quoted(offered, status=status)
+    offered.answer()
+    assert (offered.letters(), offered.results(QUOTE)) == ([], ["settled"])
+
+
+def test_a_quote_that_the_crm_writes_down_after_it_has_told_of_it_is_followed_up(offered: Desk) -> None:
+    quoted(offered, status="draft", sent_at=None)
+    offered.firm.hears("quote.sent", "e1", quote_id="q_1")
+    offered.at("2027-03-08T09:01")
+    quoted(offered)
+    offered.at("2027-03-11T10:00")
+    assert len(offered.drafts()) == 1
+
+
+def test_a_version_that_went_out_since_has_three_days_of_its_own(offered: Desk) -> None:
+    offered.firm.hears("quote.sent", "e1", quote_id="q_1")
+    offered.at("2027-03-09T09:00")
+    quoted(offered, version=2, sent_at="2027-03-10T15:00:00Z")
+    offered.at("2027-03-11T10:00")
+    assert offered.drafts() == []
+    offered.at("2027-03-15T09:00")
+    assert len(offered.drafts()) == 1
+
+
+def test_a_version_that_is_told_of_is_followed_up_after_an_answer_to_the_one_before(offered: Desk) -> None:
+    offered.firm.hears("quote.sent", "e1", quote_id="q_1", version=1)
+    offered.at("2027-03-09T09:00")
+    quoted(offered, version=2, sent_at="2027-03-09T15:00:00Z")
+    offered.firm.hears("quote.sent", "e2", quote_id="q_1", version=2)
+    offered.at("2027-03-12T10:00")
+    assert offered.results(QUOTE) == ["superseded", "waiting"]
+    assert len(offered.drafts()) == 1
+
+
+# -- a form with a phone number only ------------------------------------------------------------------
+
+
+def test_who_leaves_a_phone_number_and_no_address_is_entered_and_called(open_for_leads: Desk) -> None:
+    mail_comes(open_for_leads, email_from="", phone="612-555-0188")
+    (lead,) = open_for_leads.state.rows("customers")
+    assert (lead["name"], lead["phone"], lead["status"]) == ("Maja Berg", "+16125550188", "lead")
+    assert (open_for_leads.letters(), open_for_leads.results(LEADS)) == ([], ["done"])
+    assert any("Please call Maja Berg" in said for said in open_for_leads.told("#leads-incoming"))
+    assert len(open_for_leads.runs("quote-due")) == 1
+
+
+# -- a pause ------------------------------------------------------------------------------------------
+
+
+def pauses(desk: Desk, signal: str = "pause") -> None:
+    engine.signal([desk.runs(ONE)[0].pk], signal)
+    desk.firm.work()
+
+
+def test_the_hours_of_a_question_stand_still_while_its_run_is_paused(desk: Desk) -> None:
+    past(desk)
+    desk.start(ONE, crm_customer_id=ADA, season=2027)
+    desk.at("2027-02-15T12:00")
+    pauses(desk)
+    desk.at("2027-02-19T12:00")
+    question = desk.firm.question()
+    assert question.expires_at is None
+    assert (desk.results(ONE), kinds(desk.runs(ONE)[0]).count("escalated")) == (["paused"], 0)
+
+    pauses(desk, "resume")
+    question.refresh_from_db()
+    assert question.expires_at is not None
+    left = question.expires_at - clock.now()
+    assert timedelta(hours=45.9) < left < timedelta(hours=46.1)
+    desk.answer()
+    assert desk.results(ONE) == ["sent"]
+
+
+def test_what_is_answered_while_a_run_is_paused_is_done_when_it_goes_on(desk: Desk) -> None:
+    past(desk)
+    desk.start(ONE, crm_customer_id=ADA, season=2027)
+    pauses(desk)
+    desk.at("2027-02-19T12:00")
+    desk.answer()
+    assert (desk.results(ONE), desk.letters()) == (["paused"], [])
+    pauses(desk, "resume")
+    assert (desk.results(ONE), len(desk.letters())) == (["sent"], 1)

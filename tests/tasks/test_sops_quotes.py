@@ -82,7 +82,7 @@ def test_day_three_is_a_sunday_and_a_clock_change_so_the_draft_comes_on_monday(f
     firm.at("2027-03-15", "08:59")
     assert firm.questions() == []
     firm.at("2027-03-15", "09:00")
-    assert "Send this mail?" in firm.asked(firm.question(FIRST))
+    assert "has not answered elsewhere: send this mail?" in firm.asked(firm.question(FIRST))
 
 
 def test_three_days_after_a_monday_are_the_same_wall_clock_on_thursday(near: Shop) -> None:
@@ -297,7 +297,7 @@ def test_and_before_a_lead_is_marked_as_cold(near: Shop, choice: str, status: st
 
 def test_what_waits_for_days_keeps_no_customer(near: Shop) -> None:
     waiting = near.run(FIRST)
-    assert set(waiting.context) == {"quote_id", "crm_customer_id", "sent"}
+    assert set(waiting.context) == {"quote_id", "version", "crm_customer_id", "sent"}
     second_sent(near)
     assert near.run(CLOSE).sealed is None
     assert near.run(SECOND).sealed is None

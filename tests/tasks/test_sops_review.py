@@ -178,7 +178,9 @@ def test_without_a_yes_nothing_is_sent_and_nothing_counted(desk: Desk, answer: s
     desk.at("2027-04-08T15:00")
     if answer:
         desk.answer(answer)
-    desk.at("2027-04-10T15:01")
+    desk.at("2027-04-12T14:59")
+    assert ("waiting" in desk.results("review-request")) == (not answer), "two working days, not a weekend"
+    desk.at("2027-04-12T15:01")
     assert desk.letters() == []
     assert desk.results("review-request") == [result]
     assert not ContactMark.objects.exists()
