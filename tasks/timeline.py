@@ -403,7 +403,11 @@ def _created(data: Mapping[str, Any], step: str, names: Names) -> Telling:
         return "The run was started by its schedule.", _rest(data, "by"), "info"
     if str(data.get("by", "")).startswith("event:"):
         name = str(data["by"]).removeprefix("event:")
-        return f"The run was started by the event “{name}”.", _rest(data, "by", "event", "at"), "info"
+        return (
+            f"The run was started by the event “{name}”.",
+            _rest(data, "by", "event", "at", "answers"),
+            "info",
+        )
     return f"The run was started{names.by(data)}.", _rest(data, "by", "mark"), "info"
 
 

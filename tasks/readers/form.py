@@ -50,7 +50,9 @@ class Form(Reader):
             fields = fields_of(received.body, received.kind)
         except ValueError as error:
             raise DataError(f"the form cannot be read: {error}", code="bad_form") from None
-        return mail_in.events_of(_mail(fields), received.source, received.external_id)
+        with mail_in.within_depth():
+            mail = _mail(fields)
+        return mail_in.events_of(mail, received.source, received.external_id)
 
 
 def _mail(fields: Mapping[str, str]) -> mail_in.Incoming:
@@ -102,7 +104,12 @@ def _json(raw: bytes, kind: str) -> list[tuple[str, str]]:
 
 def _multipart(raw: bytes, kind: str) -> list[tuple[str, str]]:
     """Return the texts; files are left out."""
-    message = message_from_bytes(b"Content-Type: " + kind.encode("latin-1", "replace") + b"\r\n\r\n" + raw)
+    try:
+        message = message_from_bytes(
+            b"Content-Type: " + kind.encode("latin-1", "replace") + b"\r\n\r\n" + raw
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     parts = message.get_payload() if message.is_multipart() else []
     found = []
     for part in list(parts)[:MOST_FIELDS]:
