@@ -354,9 +354,10 @@ def moment(at: datetime, now: datetime) -> str:
 
 def span(seconds: float) -> str:
     """Return a length of time in its largest unit: 45 s, 12 min, 2 h, 3 days."""
-    length = timedelta(seconds=max(0.0, seconds))
-    if length < timedelta(minutes=1):
-        return f"{length.seconds} s"
+    if seconds < 60:
+        return f"{max(0, int(seconds))} s"
+    # What is a moment short of a day was meant to be a day: clocks and databases round.
+    length = timedelta(minutes=round(seconds / 60))
     if length < timedelta(hours=1):
         return f"{length.seconds // 60} min"
     if length < timedelta(days=1):
