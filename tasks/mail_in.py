@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email import message_from_bytes
+from email.feedparser import BytesFeedParser
 from email.header import decode_header, make_header
 from email.message import Message
 from email.utils import getaddresses, parseaddr
@@ -29,6 +29,8 @@ REPLY = "mail.reply"  # tells SOPs that want to know of every answer
 LONGEST_BODY = 20_000  # characters
 LONGEST_LINE = 300
 MOST_RECIPIENTS = 100
+DEEPEST = 30  # parts in each other: ten mails, each forwarded with the one before in it
+TOO_DEEP = "the mail is nested too deeply"
 
 _TO = ("to", "cc", "delivered-to", "x-original-to", "envelope-to", "x-forwarded-to")
 # Not "list": a group that hands on what people write to the firm's address says so of each of their mails.
@@ -117,11 +119,11 @@ def _is_somebody_else(pair: tuple[str, str]) -> bool:
 
 @contextmanager
 def within_depth() -> Iterator[None]:
-    """Refuse what is nested deeper than the standard library can read: its parsers call themselves."""
+    """Refuse what is nested deeper than the standard library can read: addresses in it call themselves."""
     try:
         yield
     except RecursionError:
-        raise DataError("the mail is nested too deeply", code="too_deep") from None
+        raise DataError(TOO_DEEP, code="too_deep") from None
 
 
 # -- MIME ------------------------------------------------------------------------------------------
@@ -130,7 +132,36 @@ def within_depth() -> Iterator[None]:
 def parsed(raw: bytes, recipients: Iterable[str] = ()) -> Incoming:
     """Return the message in these bytes; `recipients` are those of its envelope. DataError if it is none."""
     with within_depth():
-        return _parsed(message_from_bytes(raw), recipients)
+        return _parsed(message_of(raw), recipients)
+
+
+def message_of(raw: bytes, deepest: int = DEEPEST) -> Message:
+    """Return the message in these bytes; DataError where there are more parts in each other than this."""
+    parser = _Parser(deepest)
+    parser.feed(raw)
+    message: Message = parser.close()
+    return message
+
+
+class _Parser(BytesFeedParser):
+    """The standard library's, down to a depth.
+
+    It compares each line with the boundaries of all parts around it, so that one mail of a megabyte
+    could keep a worker for minutes, and calls itself for each part until its stack is full.
+    """
+
+    def __init__(self, deepest: int) -> None:
+        self._deepest, self._depth = deepest, 0
+        super().__init__()
+
+    def _parsegen(self) -> Iterator[object]:
+        self._depth += 1
+        if self._depth > self._deepest:
+            raise DataError(TOO_DEEP, code="too_deep")
+        try:
+            yield from super()._parsegen()  # type: ignore[misc]  # it has no public place to ask
+        finally:
+            self._depth -= 1
 
 
 def _parsed(message: Message, recipients: Iterable[str]) -> Incoming:

@@ -592,8 +592,9 @@ def nested(depth: int) -> bytes:
 
 
 DEEP = {
-    "multipart": b"Content-Type: multipart/mixed; boundary=b0\r\n\r\n" + nested(1500),
-    "message": b"Content-Type: message/rfc822\r\n\r\n" * 1500,
+    "multipart": b"Content-Type: multipart/mixed; boundary=b0\r\n\r\n" + nested(30),
+    "deeper than any stack": b"Content-Type: multipart/mixed; boundary=b0\r\n\r\n" + nested(1500),
+    "message": b"Content-Type: message/rfc822\r\n\r\n" * 30,
     "comment": b"Cc: " + b"(" * 1500 + b")" * 1500 + b" a@b.example\r\n\r\nhello",
 }
 
@@ -612,6 +613,17 @@ def test_a_mail_that_is_nested_too_deeply_is_a_data_error(deep: str, way: str) -
     assert caught.value.reason == "too_deep"
 
 
+def test_a_mail_that_was_forwarded_ten_times_is_read() -> None:
+    mail = letter()
+    for number in range(10):
+        around = letter(Subject=f"Fwd {number}")
+        around.set_content("")
+        around.add_attachment(mail)
+        mail = around
+    data = only(read("mail", mail.as_bytes(), MIME)).data
+    assert (data["email_subject"], data["email_body"]) == ("Fwd 9", "Please come.\n\nAnn")
+
+
 @pytest.mark.parametrize("name", ["from", "to"])
 def test_a_header_in_json_may_be_too_deep_too(name: str) -> None:
     told = {"from": "ann@example.test", name: "(" * 1500 + ")" * 1500 + " a@b.example"}
@@ -623,9 +635,9 @@ def test_a_header_in_json_may_be_too_deep_too(name: str) -> None:
 def test_a_form_that_is_nested_too_deeply_is_refused_at_once() -> None:
     kind = "multipart/form-data; boundary=b0"
     with pytest.raises(ValueError, match="too deep"):
-        readers.get("form")().look(nested(1500), kind)
+        readers.get("form")().look(nested(3), kind)
     with pytest.raises(DataError) as caught:
-        read("form", nested(1500), kind)
+        read("form", nested(3), kind)
     assert caught.value.reason == "bad_form"
     address = b"email=" + b"(" * 1500 + b")" * 1500 + b"a%40b.example"
     with pytest.raises(DataError) as caught:
