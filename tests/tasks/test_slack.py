@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from django.contrib.auth.models import User
@@ -22,7 +23,7 @@ from tasks import approvals, deliveries, engine, journal, outbox, questions, sig
 from tasks.mock.slack import FakeSlack, Request, Said
 from tasks.models import Approval, Notification, Pulse, Task, TaskEvent
 from tasks.transports.slack import sealed_value
-from tests.tasks.office import ASKS, DRAFT, asking, live
+from tests.tasks.office import ASKS, DRAFT, asking, live, seen
 from tests.tasks.runs import begun, fresh, published
 from tests.tasks.workspace import URL, member, press, public, receives, whispers, workspace
 
@@ -433,7 +434,9 @@ def test_what_slack_would_cut_is_not_approved_there_and_leads_to_its_page(
     assert offers(view) == ["decline"]
     words = json.dumps(view)
     assert "too long to be shown in Slack" in words
-    assert f"<{signed.link(approval, ana)}|Open the page>" in words
+    link = signed.link(approval, ana)
+    assert f"<{link}|Open the page>" in words
+    assert "x" * 251 in seen(Client().get(urlsplit(link).path))
     assert [block["block_id"] for block in view["blocks"] if block["type"] == "input"] == ["choice"]
     for choice in ("approve", "edit"):
         answer = receives(slack.submit(before, "UANA", choice=choice)).json()
