@@ -263,7 +263,7 @@ def _title_and_lines(approval: Approval) -> tuple[str, tuple[str, ...]]:
     except vault.VaultError:
         return sop, (CLOSED_TEXT,)
     if subject := draft.get("subject", ""):
-        return name or "A customer", (subject,)
+        return name or draft["to"] or "A customer", (subject,)
     return name or sop, (draft["question"],) if draft else ()
 
 

@@ -1,6 +1,6 @@
 """The engine's face: start a run, signal it, drain what is due. Nobody else changes a task."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -64,7 +64,8 @@ def signal(tasks: Iterable[UUID | str], kind: str, **codes: Any) -> int:
     """Tell these runs something; return how many took it.
 
     `kind`: pause, resume, cancel, retry; answer (approval=id); event (name=...); `codes` are ids
-    and codes only. Pause, resume and cancel reach the open children too.
+    and codes only. Pause, resume and cancel reach the open children too; of those, what stopped by
+    itself is not resumed.
     """
     if kind not in SIGNALS:
         raise ValueError(f"unknown signal {kind!r}; known: {', '.join(sorted(SIGNALS))}")
@@ -73,10 +74,16 @@ def signal(tasks: Iterable[UUID | str], kind: str, **codes: Any) -> int:
     taken = journal.signal(ids, entry)
     if kind in FOR_THE_FAMILY:
         for brood in journal.families(ids):
-            journal.signal(brood, entry)
+            journal.signal(brood if kind != "resume" else _not_parked(brood), entry)
     if taken:
         wakeups.wake()
     return taken
+
+
+def _not_parked(ids: Sequence[UUID]) -> list[UUID]:
+    """Leave out what waits for a person, of which nobody has said that it shall be tried again."""
+    parked = set(Task.objects.filter(pk__in=ids, progress__rest="parked").values_list("pk", flat=True))
+    return [task for task in ids if task not in parked]
 
 
 def drain(

@@ -5,9 +5,10 @@ that waits hears an event that a step of its SOP names, when the event is about 
 every id that both know (`quote_id`, `crm_customer_id`) is the same, and there is at least one.
 
 Whoever receives an event twice does no harm: what makes it one event is its id, or what the SOP's
-`once_per` says. An event that is older than the one that started a run tells that run nothing, and
-one that came before the run it is about is told when the run starts; of both only a time that the
-sender gave can say which is older.
+`once_per` says. An id is that of its source; a mail's Message-ID is the same whichever source tells it.
+An event that is older than the one that started a run tells that run nothing, and one that came before
+the run it is about is told when the run starts; of both only a time that the sender gave can say which
+is older.
 """
 
 import logging
@@ -44,8 +45,9 @@ log = logging.getLogger(__name__)
 class Event:
     """One thing that happened. `id` is the same however often it is told; `data` may be a customer's.
 
-    `task` is the one run that it is for, which only a signed token may say. `at` is when it happened,
-    None where the sender does not tell.
+    `task` is the one run that it is for, which only a signed token may say; `answers` the run whose mail
+    it answers, though it is for all who want to know. `at` is when it happened, None where the sender does
+    not tell. `writer` is who wrote the mail whose Message-ID is the id: both make it one in all sources.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Event:
     source: str = ""
     task: UUID | None = None
     at: datetime | None = None
+    answers: UUID | None = None
+    writer: str = ""
 
     def about(self) -> dict[str, str]:
         """Return the ids in its data by name: open codes that a run may know too."""
@@ -124,7 +128,14 @@ def _begun_by_or_after(tasks: Iterable[UUID], event: Event) -> set[UUID]:
 
 def _mark(event: Event) -> str:
     """Return what stands for this event wherever it must be known again, and says nothing."""
-    return fingerprint(f"{event.source}:{event.name}:{event.id}")[:24]
+    return fingerprint(_identity(event))[:24]
+
+
+def _identity(event: Event) -> str:
+    """Return what makes it one event; another sender's mail is another one, whatever its Message-ID."""
+    if event.writer:
+        return f"mail by {event.writer.lower()}:{event.name}:{event.id}"
+    return f"{event.source}:{event.name}:{event.id}"
 
 
 def listened(sop: SopDef) -> frozenset[str]:
@@ -169,14 +180,24 @@ def _start(sop: Sop, event: Event) -> bool:
     try:
         given = _given(definition, event)
         key = _key(definition, given, event, now)
-        origin = {"event": _mark(event), **({"at": event.at.isoformat()} if event.at else {})}
-        task = engine.start(sop.published, given, key=key, slot=now, by=f"event:{event.name}", origin=origin)
+        by = f"event:{event.name}"
+        task = engine.start(sop.published, given, key=key, slot=now, by=by, origin=_origin(event))
     except (engine.InputError, DataError) as error:
         _refused(sop, event, error)
         return False
     if task is not None:
         _tell_what_came_before(definition, task, event)
     return task is not None
+
+
+def _origin(event: Event) -> dict[str, str]:
+    """Return the codes by which the run's first event knows what began it."""
+    origin = {"event": _mark(event)}
+    if event.at:
+        origin["at"] = event.at.isoformat()
+    if event.answers:
+        origin["answers"] = str(event.answers)
+    return origin
 
 
 def _given(sop: SopDef, event: Event) -> dict[str, Any]:
@@ -200,7 +221,7 @@ def _key(sop: SopDef, given: Mapping[str, Any], event: Event, now: datetime) -> 
         once = templating.render(template, {**names, **inputs.bind(sop, given, names)})
         if once not in (None, ""):
             return f"once:{once}"
-    return f"event:{event.source}:{event.name}:{event.id}"
+    return f"event:{_identity(event)}"
 
 
 def _tell_what_came_before(sop: SopDef, task: Task, event: Event) -> None:

@@ -1,14 +1,16 @@
 """Mail that comes in: from its bytes to what it says, and from there to events.
 
 Nothing in a mail is believed but what it says of itself: who it is from is a claim. What makes it one
-message is its Message-ID, however often it is delivered.
+message is its Message-ID with who wrote it, however often and by whichever way it is delivered.
 """
 
 import email.errors
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email import message_from_bytes
+from email.feedparser import BytesFeedParser
 from email.header import decode_header, make_header
 from email.message import Message
 from email.utils import getaddresses, parseaddr
@@ -27,9 +29,12 @@ REPLY = "mail.reply"  # tells SOPs that want to know of every answer
 LONGEST_BODY = 20_000  # characters
 LONGEST_LINE = 300
 MOST_RECIPIENTS = 100
+DEEPEST = 30  # parts in each other: ten mails, each forwarded with the one before in it
+TOO_DEEP = "the mail is nested too deeply"
 
 _TO = ("to", "cc", "delivered-to", "x-original-to", "envelope-to", "x-forwarded-to")
-_BULK = frozenset({"bulk", "junk", "list", "auto_reply", "auto-reply"})
+# Not "list": a group that hands on what people write to the firm's address says so of each of their mails.
+_BULK = frozenset({"bulk", "junk", "auto_reply", "auto-reply"})
 _NO_PERSON = re.compile(
     r"(mailer-daemon|postmaster|no-?reply|do-?not-?reply)([+._-][^@]*)?@.*", re.IGNORECASE
 )
@@ -37,6 +42,8 @@ _BREAKS = frozenset({"p", "br", "div", "tr", "li", "h1", "h2", "h3", "table", "u
 _SILENT = frozenset({"script", "style", "head", "title"})
 _SILENCE_ENDS = {name: re.compile(f"</{name}", re.IGNORECASE) for name in _SILENT}
 _TAG = re.compile(r"<(?:([/!?])|(?=[a-z]))([a-z][a-z0-9]*)?", re.IGNORECASE)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +67,11 @@ def events_of(mail: Incoming, source: str, otherwise: str) -> list[Event]:
     `otherwise` is what makes it one message where it has no Message-ID. An answer that a machine gave
     (out of office, could not be delivered) tells nobody anything.
     """
-    own = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].lower()
-    if mail.sender.lower() == own:
+    if _is_own(mail.sender):
+        log.info("the mail in delivery %s from %s is our own, and dropped", otherwise, source)
         return []
     id_ = mail.message_id or otherwise
+    writer = mail.sender if mail.message_id else ""
     data = {
         "email_from": mail.sender,
         "email_name": mail.name,
@@ -77,10 +85,45 @@ def events_of(mail: Incoming, source: str, otherwise: str) -> list[Event]:
     }
     task = replies.task_of(mail.recipients)
     if task is None:
-        return [Event(RECEIVED, id_, data, source)]
+        return [Event(RECEIVED, id_, data, source, writer=writer)]
     if mail.automatic:
         return []
-    return [Event(REPLIED, id_, source=source, task=task), Event(REPLY, id_, data, source)]
+    return [
+        Event(REPLIED, id_, source=source, task=task, writer=writer),
+        Event(REPLY, id_, data, source, answers=task, writer=writer),
+    ]
+
+
+def writer_of(sender: str, reply_to: Iterable[str]) -> tuple[str, str]:
+    """Return name and address of who wrote a mail, by its From; DataError where that is nobody.
+
+    The site's form often posts in the firm's own name: who filled it in is then whom an answer goes to.
+    """
+    name, address = parseaddr(sender)
+    if "@" not in address:
+        raise DataError("the mail says nothing of who it is from", code="no_sender")
+    others = filter(_is_somebody_else, getaddresses(list(reply_to)) if _is_own(address) else ())
+    return next(others, (name, address))
+
+
+def _is_own(address: str) -> bool:
+    own: str = parseaddr(settings.DEFAULT_FROM_EMAIL)[1]
+    return address.lower() == own.lower()
+
+
+def _is_somebody_else(pair: tuple[str, str]) -> bool:
+    """Whether an answer goes to somebody; answers to what we have sent come back to us."""
+    address = pair[1]
+    return "@" in address and not _is_own(address) and replies.task_of([address]) is None
+
+
+@contextmanager
+def within_depth() -> Iterator[None]:
+    """Refuse what is nested deeper than the standard library can read: addresses in it call themselves."""
+    try:
+        yield
+    except RecursionError:
+        raise DataError(TOO_DEEP, code="too_deep") from None
 
 
 # -- MIME ------------------------------------------------------------------------------------------
@@ -88,10 +131,41 @@ def events_of(mail: Incoming, source: str, otherwise: str) -> list[Event]:
 
 def parsed(raw: bytes, recipients: Iterable[str] = ()) -> Incoming:
     """Return the message in these bytes; `recipients` are those of its envelope. DataError if it is none."""
-    message = message_from_bytes(raw)
-    name, sender = parseaddr(_header(message, "from"))
-    if "@" not in sender:
-        raise DataError("the mail says nothing of who it is from", code="no_sender")
+    with within_depth():
+        return _parsed(message_of(raw), recipients)
+
+
+def message_of(raw: bytes, deepest: int = DEEPEST) -> Message:
+    """Return the message in these bytes; DataError where there are more parts in each other than this."""
+    parser = _Parser(deepest)
+    parser.feed(raw)
+    message: Message = parser.close()
+    return message
+
+
+class _Parser(BytesFeedParser):
+    """The standard library's, down to a depth.
+
+    It compares each line with the boundaries of all parts around it, so that one mail of a megabyte
+    could keep a worker for minutes, and calls itself for each part until its stack is full.
+    """
+
+    def __init__(self, deepest: int) -> None:
+        self._deepest, self._depth = deepest, 0
+        super().__init__()
+
+    def _parsegen(self) -> Iterator[object]:
+        self._depth += 1
+        if self._depth > self._deepest:
+            raise DataError(TOO_DEEP, code="too_deep")
+        try:
+            yield from super()._parsegen()  # type: ignore[misc]  # it has no public place to ask
+        finally:
+            self._depth -= 1
+
+
+def _parsed(message: Message, recipients: Iterable[str]) -> Incoming:
+    name, sender = writer_of(_header(message, "from"), _headers(message, "reply-to"))
     pairs = getaddresses([value for header in _TO for value in _headers(message, header)])
     everyone = dict.fromkeys([*recipients, *(address for _, address in pairs if "@" in address)])
     return Incoming(

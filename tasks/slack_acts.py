@@ -15,10 +15,20 @@ from django.contrib.auth.models import AbstractUser
 from credentials.vault import VaultError
 from sopengine import inbox
 from sopengine.errors import StepError
-from tasks import approvals, questions
+from tasks import approvals, questions, signed
 from tasks.models import Approval, ChatAccount
 from tasks.transports import Choice, slack
-from tasks.transports.slack import ANSWER, MODAL, OPEN, REST, modal, opened_value
+from tasks.transports.slack import (
+    ANSWER,
+    DECLINE,
+    MODAL,
+    OPEN,
+    REST,
+    TOO_LONG,
+    is_too_long,
+    modal,
+    opened_value,
+)
 
 MOST_FIELDS = 50
 NOT_OURS = "This button is not one of ours, or too old to be used."
@@ -191,7 +201,8 @@ def open_window(asked: Asked) -> str:
         return CLOSED_TEXT
     if draft is None:
         return CLOSED_TEXT
-    view = modal(approval.pk, choices_of(approval), draft, chosen[0] if chosen else "")
+    link = signed.link(approval, person)  # who is shown the window, and nobody else, may use it
+    view = modal(approval.pk, choices_of(approval), draft, chosen[0] if chosen else "", link)
     try:
         slack.open_window(asked.trigger, view)
     except StepError as error:
@@ -228,6 +239,8 @@ def submit(asked: Asked) -> dict[str, str]:
     option = next((one for one in approval.options if one["key"] == typed.get("choice")), None)
     if option is None:
         return {"choice": "Choose what shall happen."}
+    if option["outcome"] != DECLINE and (why := _unread(approval)):
+        return {"choice": why}
     words = {name: typed[name] for name in ("subject", "text") if name in typed}
     edits = option["outcome"] == "edit"
     if not edits and words and _differs(approval, words):
@@ -235,6 +248,15 @@ def submit(asked: Asked) -> dict[str, str]:
         return {"choice": CHANGED.format(label=label)}
     refused = decide(str(approval.pk), option["key"], person, words if edits else None)
     return {"choice": refused} if refused else {}
+
+
+def _unread(approval: Approval) -> str:
+    """Return why nobody can have read in a window what they would say yes to; "" if they can."""
+    try:
+        draft = questions.draft_of(approval)
+    except VaultError:
+        return CLOSED_TEXT
+    return TOO_LONG if draft and is_too_long(choices_of(approval), draft) else ""
 
 
 def _differs(approval: Approval, words: Mapping[str, str]) -> bool:

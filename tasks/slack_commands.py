@@ -4,17 +4,19 @@
 /sop run SLUG [name=value ...]  start one now
 /sop status [RUN]               what needs a person; or where one run stands
 /sop pause RUN|SLUG             stop a run, or all open runs of a procedure
-/sop resume RUN|SLUG            go on with it
+/sop resume RUN|SLUG            go on with it; of a procedure, with what staff paused
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from django.contrib.auth.models import AbstractUser
+from django.db.models import Count
 
 from sopengine import clock
 from sopengine.errors import DataError
 from tasks import engine, journal, overview, pages, timeline, triggers
+from tasks.escalations import STOPPED
 from tasks.models import Sop, Task
 from tasks.short_ids import NoSuchId, find, short
 
@@ -24,7 +26,7 @@ HELP = (
     "/sop list: the procedures, and when they start next\n"
     "/sop run SLUG [name=value …]: start one now\n"
     "/sop status [RUN]: what needs a person, or where one run stands\n"
-    "/sop pause RUN or SLUG, /sop resume RUN or SLUG: stop and go on"
+    "/sop pause RUN or SLUG, /sop resume RUN or SLUG: stop and go on with what was paused"
 )
 OPEN = (Task.Status.READY, Task.Status.RUNNING, Task.Status.WAITING)
 
@@ -120,7 +122,10 @@ def _resume(words: Sequence[str], person: AbstractUser, key: str) -> str:
 
 
 def _signal(kind: str, words: Sequence[str], person: AbstractUser, takes: Sequence[str]) -> str:
-    """Tell one run, or the runs of a procedure that can take it; its children are told with each."""
+    """Tell one run, or the runs of a procedure that can take it; its children are told with each.
+
+    What stopped by itself is tried again only where somebody names that run.
+    """
     _require(person, pages.MAY_OPERATE)
     if len(words) != 1:
         raise NotDone(f"say which run or procedure, such as: /sop {kind} 1a2b3c4d")
@@ -130,10 +135,28 @@ def _signal(kind: str, words: Sequence[str], person: AbstractUser, takes: Sequen
         if found[0].status not in takes:
             raise NotDone(f"run {short(found[0].pk)} is {found[0].status}; it cannot {kind}.")
     else:
-        found = list(Task.objects.filter(version__sop=sop, status__in=takes)[:MOST_RUNS])
+        theirs = Task.objects.filter(version__sop=sop, status__in=takes)
+        found = list(theirs.exclude(STOPPED)[:MOST_RUNS])
     taken = engine.signal([task.pk for task in found], kind, by=person.pk) if found else 0
     done = {"pause": "paused before its next step", "resume": "going on"}[kind]
-    return f"{taken} run{'' if taken == 1 else 's'} of “{words[0]}” {done}."
+    left = _left(sop) if sop and kind == "resume" else ""
+    return f"{taken} run{'' if taken == 1 else 's'} of “{words[0]}” {done}.{left}"
+
+
+def _left(sop: Sop) -> str:
+    """Return how many runs of the procedure are not resumed with it, and why; "" where there are none."""
+    stopped = Task.objects.filter(STOPPED, version__sop=sop).order_by("reason").values_list("reason")
+    counts = [(count, timeline.reason(code)) for code, count in stopped.annotate(count=Count("pk"))]
+    if not counts:
+        return ""
+    why = "; ".join(f"{count}: {reason}" for count, reason in counts)
+    number = sum(count for count, _ in counts)
+    left = (
+        "1 run stays stopped, as nobody paused it"
+        if number == 1
+        else (f"{number} runs stay stopped, as nobody paused them")
+    )
+    return f" {left} ({why}). To try one again, name it: /sop resume RUN."
 
 
 def _sop(slug: str) -> Sop:

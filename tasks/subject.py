@@ -11,6 +11,7 @@ from crm.records import Record, plain
 from tasks.outcome import Aside, Branch, DataError, Outdated, StepRun
 
 _CODE = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+_CURRENCY = re.compile(r"[A-Z]{3}")
 AMOUNT = "amount_due"
 
 
@@ -45,7 +46,7 @@ def ended(step: StepRun, still: Still) -> Branch | None:
     settled = [_settled(record, still) for record in records]
     if all(word is not None for word in settled):
         word = still.result or next(filter(None, settled), "")
-        values = {"collected": _collected(still, settled)} if still.collects else {}
+        values = {"collected": _collected(still, records, settled)} if still.collects else {}
         return Branch(
             "complete", result=word if _CODE.fullmatch(word) else "settled", why="settled", values=values
         )
@@ -116,12 +117,20 @@ def _number(value: Any) -> Decimal | None:
     return number if number.is_finite() else None
 
 
-def _collected(still: Still, settled: Sequence[str | None]) -> str:
-    """Return what the records that are settled and not gone owed when the mail was approved."""
+def _collected(
+    still: Still, records: Sequence[Record | None], settled: Sequence[str | None]
+) -> dict[str, str]:
+    """Return what the records that are settled and not gone owed when the mail was approved, by currency."""
     owed = _each(AMOUNT, still.same.get(AMOUNT, 0), still)
-    return str(
-        sum(
-            (_number(amount) or Decimal() for amount, word in zip(owed, settled, strict=True) if word),
-            Decimal(),
-        )
-    )
+    sums: dict[str, Decimal] = {}
+    for amount, record, word in zip(owed, records, settled, strict=True):
+        if record is not None and word:
+            currency = currency_of(record)
+            sums[currency] = sums.get(currency, Decimal()) + (_number(amount) or Decimal())
+    return {currency: str(amount) for currency, amount in sums.items()}
+
+
+def currency_of(record: Record) -> str:
+    """Return the ISO code of the record's currency; "" where it has none, as what is kept must be a code."""
+    code = str(getattr(record, "currency", "")).upper()
+    return code if _CURRENCY.fullmatch(code) else ""

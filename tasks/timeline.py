@@ -355,9 +355,10 @@ def moment(at: datetime, now: datetime) -> str:
 
 def span(seconds: float) -> str:
     """Return a length of time in its largest unit: 45 s, 12 min, 2 h, 3 days."""
-    length = timedelta(seconds=max(0.0, seconds))
-    if length < timedelta(minutes=1):
-        return f"{length.seconds} s"
+    if seconds < 60:
+        return f"{max(0, int(seconds))} s"
+    # What is a moment short of a day was meant to be a day: clocks and databases round.
+    length = timedelta(minutes=round(seconds / 60))
     if length < timedelta(hours=1):
         return f"{length.seconds // 60} min"
     if length < timedelta(days=1):
@@ -404,7 +405,11 @@ def _created(data: Mapping[str, Any], step: str, names: Names) -> Telling:
         return "The run was started by its schedule.", _rest(data, "by"), "info"
     if str(data.get("by", "")).startswith("event:"):
         name = str(data["by"]).removeprefix("event:")
-        return f"The run was started by the event “{name}”.", _rest(data, "by", "event", "at"), "info"
+        return (
+            f"The run was started by the event “{name}”.",
+            _rest(data, "by", "event", "at", "answers"),
+            "info",
+        )
     return f"The run was started{names.by(data)}.", _rest(data, "by", "mark"), "info"
 
 

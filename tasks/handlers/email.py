@@ -41,10 +41,10 @@ class Message(BaseModel):
 
 
 class Sent(BaseModel):
-    """The mail that went out; `collected` is what was paid before it had to."""
+    """The mail that went out; `collected` is what was paid before it had to, by currency."""
 
     message_id: str = ""  # looks like a mail address, so it is not kept readable
-    collected: Open[str] = ""
+    collected: Open[dict[str, str]] = {}
 
 
 class Limit(BaseModel):

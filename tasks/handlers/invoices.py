@@ -32,6 +32,7 @@ from tasks.outcome import (
     Target,
     handler,
 )
+from tasks.subject import currency_of
 
 UNPAID = "open"
 PAID = "paid"
@@ -307,9 +308,9 @@ def watch(step: StepRun, *, sop: str, invoice_ids: Sequence[str], amounts: Seque
 
 
 class Collected(BaseModel):
-    """The money that came in after we had written, as decimal text."""
+    """The money that came in after we had written, as decimal text by currency."""
 
-    collected: Open[str]
+    collected: Open[dict[str, str]]
 
 
 @handler("invoices.look", crm=True, results=Collected)
@@ -320,7 +321,7 @@ def look(step: StepRun, *, invoice_id: str, amount: str, again: Target, give_up_
     """
     invoice = step.crm.invoices.find(invoice_id, fresh=True)
     if invoice is not None and invoice.status == PAID:
-        return Branch(to="complete", result=PAID, values={"collected": amount})
+        return Branch(to="complete", result=PAID, values={"collected": {currency_of(invoice): amount}})
     if invoice is None or invoice.status != UNPAID:
         return Branch(to="complete", result="withdrawn")
     if _age(invoice) >= give_up_after:

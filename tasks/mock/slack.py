@@ -464,7 +464,9 @@ def _check_message(body: Json) -> None:
 def _check_view(view: object) -> None:
     if not isinstance(view, dict) or view.get("type") != "modal":
         raise Refused("invalid_arguments", "a modal is expected")
-    for name in ("title", "submit", "close"):
+    # Where nothing can be filled in, nothing needs to be submitted.
+    fills_in = any(block.get("type") == "input" for block in view.get("blocks") or ())
+    for name in ("title", "submit", "close") if fills_in or "submit" in view else ("title", "close"):
         _check_text(view.get(name), 24, plain=True)
     if len(str(view.get("private_metadata", ""))) > 3_000 or len(str(view.get("callback_id", ""))) > 255:
         raise Refused("invalid_arguments", "private_metadata or callback_id is too long")

@@ -6,7 +6,6 @@ text, a line each, and come along as `form_<name>`.
 
 import re
 from collections.abc import Mapping, Sequence
-from email import message_from_bytes
 from email.utils import parseaddr
 from typing import Any
 from urllib.parse import parse_qsl
@@ -18,6 +17,7 @@ from tasks.events import Event
 from tasks.readers import Reader, Received, media_type, readers
 
 MOST_FIELDS = 100
+DEEPEST = 3  # the form, its fields, and the files of a field
 _URLENCODED = "application/x-www-form-urlencoded"
 _MULTIPART = "multipart/form-data"
 _JSON = "application/json"
@@ -50,7 +50,9 @@ class Form(Reader):
             fields = fields_of(received.body, received.kind)
         except ValueError as error:
             raise DataError(f"the form cannot be read: {error}", code="bad_form") from None
-        return mail_in.events_of(_mail(fields), received.source, received.external_id)
+        with mail_in.within_depth():
+            mail = _mail(fields)
+        return mail_in.events_of(mail, received.source, received.external_id)
 
 
 def _mail(fields: Mapping[str, str]) -> mail_in.Incoming:
@@ -102,7 +104,11 @@ def _json(raw: bytes, kind: str) -> list[tuple[str, str]]:
 
 def _multipart(raw: bytes, kind: str) -> list[tuple[str, str]]:
     """Return the texts; files are left out."""
-    message = message_from_bytes(b"Content-Type: " + kind.encode("latin-1", "replace") + b"\r\n\r\n" + raw)
+    head = b"Content-Type: " + kind.encode("latin-1", "replace") + b"\r\n\r\n"
+    try:
+        message = mail_in.message_of(head + raw, DEEPEST)
+    except DataError:
+        raise ValueError("it is nested too deeply") from None
     parts = message.get_payload() if message.is_multipart() else []
     found = []
     for part in list(parts)[:MOST_FIELDS]:

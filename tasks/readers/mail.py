@@ -33,8 +33,11 @@ class Mail(Reader):
 
     def read(self, received: Received) -> Sequence[Event]:
         """Return what the message means."""
-        is_json = media_type(received.kind) == _JSON
-        mail = _told(received.body) if is_json else mail_in.parsed(received.body)
+        if media_type(received.kind) == _JSON:
+            with mail_in.within_depth():
+                mail = _told(received.body)
+        else:
+            mail = mail_in.parsed(received.body)
         return mail_in.events_of(mail, received.source, received.external_id)
 
 
@@ -49,22 +52,24 @@ def _told(body: bytes) -> mail_in.Incoming:
     recipients = _addresses(fields.get("recipients")) + _addresses(fields.get("recipient"))
     if isinstance(fields.get("raw"), str):
         return mail_in.parsed(fields["raw"].encode("utf-8", "replace"), recipients)
-    name, sender = parseaddr(_text(fields, "from"))
-    if "@" not in sender:
-        raise DataError("the mail says nothing of who it is from", code="no_sender")
+    headers = _headers(fields.get("headers"))
+    reply_to = [*_texts(fields.get("reply_to")), *_texts(headers.get("reply-to"))]
+    name, sender = mail_in.writer_of(_text(fields, "from"), reply_to)
+    if sender == parseaddr(_text(fields, "from"))[1]:
+        name = name or _text(fields, "from_name", "name")
     body_text = _text(fields, "text", "body_plain", "body") or mail_in.text_of_html(
         _text(fields, "html", "body_html")
     )
     return mail_in.Incoming(
         sender=mail_in.line(sender),
-        name=mail_in.line(name or _text(fields, "from_name", "name")),
+        name=mail_in.line(name),
         subject=mail_in.line(_text(fields, "subject")),
         body=mail_in.text_of(body_text),
         message_id=mail_in.message_id(_text(fields, "message_id")),
         recipients=tuple(
             dict.fromkeys(recipients + _addresses(fields.get("to")) + _addresses(fields.get("cc")))
         )[: mail_in.MOST_RECIPIENTS],
-        automatic=mail_in.is_automatic(_headers(fields.get("headers")), sender),
+        automatic=mail_in.is_automatic(headers, sender),
     )
 
 
@@ -73,9 +78,12 @@ def _text(fields: Mapping[str, Any], *names: str) -> str:
 
 
 def _addresses(value: Any) -> list[str]:
+    return [mail_in.line(address) for _, address in getaddresses(_texts(value)) if "@" in address]
+
+
+def _texts(value: Any) -> list[str]:
     texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    pairs = getaddresses([text for text in texts if isinstance(text, str)])
-    return [mail_in.line(address) for _, address in pairs if "@" in address]
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _headers(value: Any) -> dict[str, str]:

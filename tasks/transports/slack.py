@@ -34,10 +34,13 @@ NO_SECRET = "Nobody can answer in Slack: set SLACK_SIGNING_SECRET or store it as
 MOST_BLOCKS = 50
 MOST_IN_TEXT = 2_900  # a section takes 3,000
 MOST_IN_INPUT = 3_000
+MOST_IN_SUBJECT = 250
 MOST_IN_FALLBACK = 3_900
 MOST_RADIOS = 10
 OPEN, ANSWER, REST = "sop_open", "sop_answer", "sop_rest"  # what a button asks for; a number follows
 MODAL = "sop_decide"
+DECLINE = "decline"
+TOO_LONG = "This is too long to be shown in Slack. Read all of it on its page, and decide there."
 SALT = "tasks.transports.slack"
 SIGNS = {"warning": ":warning:", "error": ":x: *ERROR*", "critical": ":rotating_light: *CRITICAL*"}
 LOUD = frozenset({"approval", "reminder", "escalation"})  # a thread must not hide them
@@ -278,14 +281,59 @@ def _approving(card: Card) -> bool:
     return any(choice.style == "approve" for choice in card.options)
 
 
-def modal(approval: UUID, options: Sequence[Choice], draft: Mapping[str, str], chosen: str) -> Block:
+def modal(
+    approval: UUID, options: Sequence[Choice], draft: Mapping[str, str], chosen: str, link: str
+) -> Block:
     """Return the window in which a question is decided, and its text edited where it may be.
 
-    Only who may answer is shown it: it has the whole draft.
+    Only who may answer is shown it: it has the whole draft. Of one that Slack would cut, it says where
+    the whole stands, and lets nobody say yes to what they cannot read.
     """
+    too_long = is_too_long(options, draft)
+    offered = [choice for choice in options if choice.style == DECLINE or not too_long]
+    shown = [_section(escaped(draft.get("question", "") or "A question waits for an answer."))]
+    if draft.get("to"):
+        shown.append(_context(f"To {escaped(draft['to'])}"))
+    shown += (
+        [_section(f"{TOO_LONG} <{_address(link)}|Open the page>")] if too_long else _draft(options, draft)
+    )
+    shown += [_choosing(offered, chosen)] if offered else []
+    return {
+        "type": "modal",
+        "callback_id": MODAL,
+        "private_metadata": sealed_value("decide", str(approval)),
+        "title": _plain("A question", 24),
+        **({"submit": _plain("Decide", 24)} if offered else {}),
+        "close": _plain("Not now", 24),
+        "blocks": shown,
+    }
+
+
+def is_too_long(options: Sequence[Choice], draft: Mapping[str, str]) -> bool:
+    """Whether Slack would show less than the whole of what is decided."""
     text, subject = draft.get("text", ""), draft.get("subject", "")
-    edits = [choice for choice in options if choice.style == "edit"] if len(text) <= MOST_IN_INPUT else []
-    offered = [choice for choice in options if choice.style != "edit" or edits]
+    if _may_edit(options):
+        is_cut = len(text) > MOST_IN_INPUT or len(subject) > MOST_IN_SUBJECT
+    else:
+        is_cut = max(len(escaped(text)), len(escaped(subject)) + 2) > MOST_IN_TEXT
+    return is_cut or len(escaped(draft.get("question", ""))) > MOST_IN_TEXT
+
+
+def _may_edit(options: Sequence[Choice]) -> bool:
+    return any(choice.style == "edit" for choice in options)
+
+
+def _draft(options: Sequence[Choice], draft: Mapping[str, str]) -> list[Block]:
+    text, subject = draft.get("text", ""), draft.get("subject", "")
+    if _may_edit(options):
+        return [
+            _input("subject", "Subject", subject, MOST_IN_SUBJECT),
+            _input("text", "Text", text, MOST_IN_INPUT),
+        ]
+    return [_section(f"*{escaped(subject)}*"), _section(escaped(text))] if text else []
+
+
+def _choosing(offered: Sequence[Choice], chosen: str) -> Block:
     kind = "radio_buttons" if len(offered) <= MOST_RADIOS else "static_select"
     radio: Block = {"type": kind, "action_id": "choice", "options": [_radio(c) for c in offered]}
     initial = [choice for choice in offered if choice.key == chosen] or [
@@ -293,25 +341,7 @@ def modal(approval: UUID, options: Sequence[Choice], draft: Mapping[str, str], c
     ]
     if initial:
         radio["initial_option"] = _radio(initial[0])
-    shown = [_section(escaped(draft.get("question", "") or "A question waits for an answer."))]
-    if draft.get("to"):
-        shown.append(_context(f"To {escaped(draft['to'])}"))
-    if edits:
-        shown += [_input("subject", "Subject", subject, 250), _input("text", "Text", text, MOST_IN_INPUT)]
-    elif text:
-        shown += [_section(f"*{escaped(subject)}*"), _section(escaped(text))]
-    shown.append(
-        {"type": "input", "block_id": "choice", "label": _plain("What shall happen?"), "element": radio}
-    )
-    return {
-        "type": "modal",
-        "callback_id": MODAL,
-        "private_metadata": sealed_value("decide", str(approval)),
-        "title": _plain("A question", 24),
-        "submit": _plain("Decide", 24),
-        "close": _plain("Not now", 24),
-        "blocks": shown,
-    }
+    return {"type": "input", "block_id": "choice", "label": _plain("What shall happen?"), "element": radio}
 
 
 def _input(name: str, label: str, value: str, most: int) -> Block:

@@ -133,6 +133,26 @@ def test_a_list_shows_whom_each_draft_is_for_and_its_subject_and_nothing_else_of
     assert "ada@example.test" not in repr(message)
 
 
+def test_a_draft_to_somebody_without_a_name_is_shown_by_its_address(room: type[Room]) -> None:
+    """Who has just written for the first time is no customer yet."""
+    begun(published(ASKS))
+    engine.drain()
+    outbox.pump()
+
+    (message,) = room.posted
+    assert (message.batch[0].title, message.batch[0].lines) == ("ada@example.test", ("Your lawn",))
+
+
+def test_a_question_without_a_name_or_an_address_is_about_a_customer(room: type[Room]) -> None:
+    draft = {"subject": "Your lawn", "text": "Dear Ada"}
+    begun(published({**ASKS, "with": {"question": "What is this?", "draft": draft}}))
+    engine.drain()
+    outbox.pump()
+
+    (message,) = room.posted
+    assert message.batch[0].title == "A customer"
+
+
 def test_two_processes_that_tell_at_once_tell_each_question_once() -> None:
     questions = [str(one.pk) for one in some_questions(3)]
     untold()

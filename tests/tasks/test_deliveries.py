@@ -565,6 +565,44 @@ def test_a_mail_that_is_delivered_three_times_starts_one_run_of_the_shipped_sop(
     assert CANARY not in everything()
 
 
+def test_a_mail_that_two_sources_deliver_starts_one_run_and_somebody_elses_another(
+    settings: Settings,
+) -> None:
+    """The same address may be read by two services, and anybody may use anybody's Message-ID."""
+    settings.HOOKS = {**HOOKS, "calls": ("hmac", "mail"), "billing": ("standard", "mail")}
+    version = shipped("new-lead-response")
+    told = {"to": "office@example.test", "message_id": "<m-1@x>", "text": "Please come."}
+    for source, sender in (("calls", CANARY), ("billing", f"Ann <{CANARY.title()}>")):
+        raw = json.dumps({**told, "from": sender}).encode()
+        assert post(source, raw).status_code == 202
+    assert deliveries.process() == 2
+    assert Task.objects.get().version == version
+    post("calls", json.dumps({**told, "from": "mallory@example.test"}).encode())
+    deliveries.process()
+    assert Task.objects.count() == 2
+    assert CANARY not in everything()
+
+
+def test_a_mail_that_is_nested_too_deeply_fails_at_once_and_is_told(settings: Settings) -> None:
+    settings.HOOKS = {**HOOKS, "calls": ("hmac", "mail")}
+    deep = f"From: Ann <{CANARY}>\r\n{'Content-Type: message/rfc822' + chr(13) + chr(10) * 2}".encode() * 1500
+    assert post("calls", deep, "message/rfc822").status_code == 202
+    assert deliveries.process() == 0
+    delivery = Delivery.objects.get()
+    assert (delivery.state, delivery.reason, delivery.attempts) == ("failed", "too_deep", 1)
+    assert Notification.objects.get().kind == "escalation"
+    assert CANARY not in everything()
+
+
+def test_a_form_that_is_nested_too_deeply_is_refused_and_not_stored() -> None:
+    deep = b"".join(
+        b"--b%d\r\nContent-Type: multipart/mixed; boundary=b%d\r\n\r\n" % (level, level + 1)
+        for level in range(5)
+    )
+    assert post("site", deep, "multipart/form-data; boundary=b0").status_code == 400
+    assert not Delivery.objects.exists()
+
+
 def test_a_call_that_is_told_three_times_starts_one_run_of_the_shipped_sop() -> None:
     version = shipped("after-call")
     call = {

@@ -608,6 +608,29 @@ def test_cancel_and_pause_of_a_parent_reach_its_open_children(probe: Probe) -> N
     check_invariants()
 
 
+def test_a_child_that_stopped_by_itself_is_not_tried_again_because_its_parent_goes_on(probe: Probe) -> None:
+    def one_fails(run: StepRun) -> Outcome:
+        if run.sop == "parent":
+            return Start([Child("child", {"number": n}, key=str(n)) for n in range(2)])
+        if run.context["number"]:
+            return Wait(delay=timedelta(days=1))
+        raise DataError("broken")
+
+    published("probe.pure", slug="child", inputs={"number": {"type": "integer"}})
+    probe.told["s1"] = one_fails
+    parent = begun(published("probe.pure", slug="parent"))
+    engine.drain()
+    engine.signal([parent.id], "pause")
+    engine.drain()
+    engine.signal([parent.id], "resume")
+    engine.drain()
+    broken, waits = Task.objects.filter(parent=parent).order_by("status")
+    assert (broken.status, broken.reason, waits.status) == ("paused", "data", "waiting")
+    assert "retried" not in kinds(broken)
+    assert "resumed" in kinds(waits)
+    check_invariants()
+
+
 def test_a_child_that_cannot_start_is_a_data_error_of_the_parent(probe: Probe) -> None:
     probe.told["s1"] = lambda _: Start([Child("no-such-sop", {})])
     task = begun(published("probe.pure"))

@@ -222,7 +222,15 @@ def test_an_amount_can_be_read_back(amount: Decimal) -> None:
         ([overdue(1, 60)], Branch(to="complete", result="unpaid")),
         (
             [overdue(1, 9, status="paid")],
-            Branch(to="complete", result="paid", values={"collected": "420.00"}),
+            Branch(to="complete", result="paid", values={"collected": {"USD": "420.00"}}),
+        ),
+        (
+            [overdue(1, 9, status="paid", currency="eur")],
+            Branch(to="complete", result="paid", values={"collected": {"EUR": "420.00"}}),
+        ),
+        (
+            [overdue(1, 9, status="paid", currency="as agreed with ada@example.test")],
+            Branch(to="complete", result="paid", values={"collected": {"": "420.00"}}),
         ),
         ([overdue(1, 9, status="void")], Branch(to="complete", result="withdrawn")),
         ([], Branch(to="complete", result="withdrawn")),

@@ -260,10 +260,19 @@ def test_odd_mail_is_read_as_well_as_can_be(raw: bytes, subject: str, body: str)
         {"From": "MAILER-DAEMON@example.test"},
         {"From": "no-reply@example.test"},
         {"From": "donotreply+7@example.test"},
+        {"Precedence": "auto_reply"},
     ],
 )
 def test_what_a_machine_wrote_is_told_as_such(headers: dict[str, str]) -> None:
     assert only(read("mail", letter(**headers).as_bytes(), MIME)).data["is_auto_reply"] is True
+
+
+def test_what_a_mailing_list_hands_on_was_written_by_a_person() -> None:
+    """A group that forwards, such as the firm's own info@, marks all that it forwards."""
+    handed_on = {"Precedence": "list", "List_Id": "<info.firm.example>"}
+    assert only(read("mail", letter(**handed_on).as_bytes(), MIME)).data["is_auto_reply"] is False
+    told, _news = read("mail", letter(To=replies.address(uuid4()), **handed_on).as_bytes(), MIME)
+    assert told.name == "replied"
 
 
 def test_in_json_the_headers_tell_what_a_machine_wrote() -> None:
@@ -273,8 +282,40 @@ def test_in_json_the_headers_tell_what_a_machine_wrote() -> None:
     assert only(read("mail", told)).data["is_auto_reply"] is False
 
 
-def test_our_own_mail_is_no_news() -> None:
-    assert read("mail", letter(From="Office <OFFICE@firm.example>").as_bytes(), MIME) == []
+OURS = "Office <OFFICE@firm.example>"
+
+
+@pytest.mark.parametrize("answers_to", ["", "office@firm.example", "reply", "nobody"])
+def test_our_own_mail_is_no_news_and_the_log_says_so_by_its_ids(
+    answers_to: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    reply_to = replies.address(uuid4()) if answers_to == "reply" else answers_to
+    assert read("mail", letter(From=OURS, Reply_To=reply_to).as_bytes(), MIME) == []
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "the mail in delivery ext-1 from firm is our own, and dropped"
+
+
+@pytest.mark.parametrize("form", ["mime", "json", "json headers"])
+def test_a_mail_in_our_name_is_from_whom_an_answer_to_it_goes_to(form: str, settings: Settings) -> None:
+    """So posts the site's form, often from an address that no person has."""
+    settings.DEFAULT_FROM_EMAIL = "no-reply@firm.example"
+    visitor = "office <no-reply@firm.example>, Ann Adams <ann@example.test>"
+    told = {"from": "Our site <no-reply@firm.example>", "from_name": "Our site", "text": "Please come"}
+    if form == "mime":
+        events = read("mail", letter(From=str(told["from"]), Reply_To=visitor).as_bytes(), MIME)
+    elif form == "json":
+        events = read("mail", {**told, "reply_to": visitor})
+    else:
+        events = read("mail", {**told, "headers": {"Reply-To": visitor}})
+    data = only(events).data
+    assert (data["email_from"], data["email_name"]) == ("ann@example.test", "Ann Adams")
+    assert data["is_auto_reply"] is False
+
+
+def test_where_the_answer_to_anybody_elses_mail_goes_says_nothing_of_its_sender() -> None:
+    data = only(read("mail", letter(Reply_To="bob@example.test").as_bytes(), MIME)).data
+    assert data["email_from"] == "ann@example.test"
 
 
 @pytest.mark.parametrize("raw", [b"", b"Subject: x\n\nhello", b"From: nobody\n\nhello"])
@@ -537,6 +578,71 @@ def test_the_address_of_a_subscription_is_known() -> None:
     for region in ("us-east-1", "eu-central-1", "us-gov-west-1", "ap-southeast-2"):
         address = f"https://sns.{region}.amazonaws.com/?Action=ConfirmSubscription&TopicArn=arn&Token=2336"
         assert sns.is_subscription(address)
+
+
+# -- mail that is too deep -----------------------------------------------------------------------------
+
+
+def nested(depth: int) -> bytes:
+    """Return the body of a multipart in a multipart in a multipart …."""
+    return b"".join(
+        b"--b%d\r\nContent-Type: multipart/mixed; boundary=b%d\r\n\r\n" % (level, level + 1)
+        for level in range(depth)
+    )
+
+
+DEEP = {
+    "multipart": b"Content-Type: multipart/mixed; boundary=b0\r\n\r\n" + nested(30),
+    "deeper than any stack": b"Content-Type: multipart/mixed; boundary=b0\r\n\r\n" + nested(1500),
+    "message": b"Content-Type: message/rfc822\r\n\r\n" * 30,
+    "comment": b"Cc: " + b"(" * 1500 + b")" * 1500 + b" a@b.example\r\n\r\nhello",
+}
+
+
+@pytest.mark.parametrize("way", ["mail", "json", "sns"])
+@pytest.mark.parametrize("deep", DEEP)
+def test_a_mail_that_is_nested_too_deeply_is_a_data_error(deep: str, way: str) -> None:
+    raw = b"From: ann@example.test\r\nMessage-ID: <m-1@example.test>\r\n" + DEEP[deep]
+    ways: dict[str, tuple[str, bytes | dict[str, Any], str]] = {
+        "mail": ("mail", raw, MIME),
+        "json": ("mail", {"raw": raw.decode()}, "application/json"),
+        "sns": ("sns", in_sns(raw.decode()), "application/json"),
+    }
+    with pytest.raises(DataError) as caught:
+        read(*ways[way])
+    assert caught.value.reason == "too_deep"
+
+
+def test_a_mail_that_was_forwarded_ten_times_is_read() -> None:
+    mail = letter()
+    for number in range(10):
+        around = letter(Subject=f"Fwd {number}")
+        around.set_content("")
+        around.add_attachment(mail)
+        mail = around
+    data = only(read("mail", mail.as_bytes(), MIME)).data
+    assert (data["email_subject"], data["email_body"]) == ("Fwd 9", "Please come.\n\nAnn")
+
+
+@pytest.mark.parametrize("name", ["from", "to"])
+def test_a_header_in_json_may_be_too_deep_too(name: str) -> None:
+    told = {"from": "ann@example.test", name: "(" * 1500 + ")" * 1500 + " a@b.example"}
+    with pytest.raises(DataError) as caught:
+        read("mail", told)
+    assert caught.value.reason == "too_deep"
+
+
+def test_a_form_that_is_nested_too_deeply_is_refused_at_once() -> None:
+    kind = "multipart/form-data; boundary=b0"
+    with pytest.raises(ValueError, match="too deep"):
+        readers.get("form")().look(nested(3), kind)
+    with pytest.raises(DataError) as caught:
+        read("form", nested(3), kind)
+    assert caught.value.reason == "bad_form"
+    address = b"email=" + b"(" * 1500 + b")" * 1500 + b"a%40b.example"
+    with pytest.raises(DataError) as caught:
+        read("form", address, URLENCODED)
+    assert caught.value.reason == "too_deep"
 
 
 # -- pages that are no pages -----------------------------------------------------------------------

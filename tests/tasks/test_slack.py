@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from django.contrib.auth.models import User
@@ -18,11 +19,11 @@ from pytest_django import Settings
 from credentials import store, vault
 from sopengine import inbox
 from sopengine.models import Delivery
-from tasks import approvals, deliveries, engine, journal, outbox, questions, slack_acts, slack_in
+from tasks import approvals, deliveries, engine, journal, outbox, questions, signed, slack_acts, slack_in
 from tasks.mock.slack import FakeSlack, Request, Said
 from tasks.models import Approval, Notification, Pulse, Task, TaskEvent
 from tasks.transports.slack import sealed_value
-from tests.tasks.office import ASKS, DRAFT, asking, live
+from tests.tasks.office import ASKS, DRAFT, asking, live, seen
 from tests.tasks.runs import begun, fresh, published
 from tests.tasks.workspace import URL, member, press, public, receives, whispers, workspace
 
@@ -400,17 +401,76 @@ def test_a_window_made_up_by_somebody_decides_nothing(slack: FakeSlack, ana: Use
     assert state(approval) == Approval.State.OPEN
 
 
-def test_a_text_too_long_for_a_window_can_still_be_decided_there(slack: FakeSlack, ana: User) -> None:
+def redrafted(approval: Approval, question: str = "Send?", **draft: str) -> None:
+    """Let the question be about another draft."""
+    content = {"question": question, "draft": {**DRAFT, **draft}}
+    sealed = vault.seal(content, table="tasks_approval", row=str(approval.pk), field="sealed")
+    Approval.objects.filter(pk=approval.pk).update(sealed=sealed)
+
+
+def offers(view: dict[str, Any]) -> list[str]:
+    """Return what can be chosen in a window."""
+    return [
+        option["value"]
+        for block in view["blocks"]
+        if block.get("block_id") == "choice"
+        for option in block["element"]["options"]
+    ]
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [{"text": "x" * 3_001}, {"subject": "x" * 251}, {"question": "x" * 2_901}],
+    ids=["text", "subject", "question"],
+)
+def test_what_slack_would_cut_is_not_approved_there_and_leads_to_its_page(
+    slack: FakeSlack, ana: User, draft: dict[str, str]
+) -> None:
     (approval,), said = shown(slack)
-    content = {"question": "Send?", "draft": {**DRAFT, "text": "x" * 10_000}}
-    from_vault = vault.seal(content, table="tasks_approval", row=str(approval.pk), field="sealed")
-    Approval.objects.update(sealed=from_vault)
+    before = opened(slack, said)
+    redrafted(approval, **draft)
     view = opened(slack, said)
+
+    assert offers(view) == ["decline"]
+    words = json.dumps(view)
+    assert "too long to be shown in Slack" in words
+    link = signed.link(approval, ana)
+    assert f"<{link}|Open the page>" in words
+    assert "x" * 251 in seen(Client().get(urlsplit(link).path))
     assert [block["block_id"] for block in view["blocks"] if block["type"] == "input"] == ["choice"]
+    for choice in ("approve", "edit"):
+        answer = receives(slack.submit(before, "UANA", choice=choice)).json()
+        assert "too long to be shown in Slack" in answer["errors"]["choice"]
+    assert state(approval) == Approval.State.OPEN
+
+    receives(slack.submit(view, "UANA", choice="decline"))
+
+    assert state(approval) == Approval.State.ANSWERED
+
+
+@pytest.mark.parametrize("draft", [{"text": "x" * 3_000}, {"subject": "x" * 250}, {"question": "x" * 2_900}])
+def test_what_slack_shows_to_its_last_character_is_decided_there(
+    slack: FakeSlack, ana: User, draft: dict[str, str]
+) -> None:
+    (approval,), said = shown(slack)
+    redrafted(approval, **draft)
+    view = opened(slack, said)
+    assert offers(view) == ["approve", "edit", "decline"]
 
     receives(slack.submit(view, "UANA", choice="approve"))
 
     assert state(approval) == Approval.State.ANSWERED
+
+
+def test_of_a_text_that_cannot_be_edited_a_window_takes_less(slack: FakeSlack, ana: User) -> None:
+    """It is shown escaped, and in another kind of block; without a no there is nothing to submit."""
+    found, said = shown(slack, 2)
+    Approval.objects.update(options=[{"key": "seen", "label": "Seen", "outcome": "tell"}])
+    # Each @ between letters is shown with a joiner before it.
+    redrafted(found[0], text="a@" * 967)
+    redrafted(found[1], text="a@" * 968)
+    fits, cut = opened(slack, said, "Open"), opened(slack, said, "Open", nth=1)
+    assert (offers(fits), offers(cut), "submit" in cut) == (["seen"], [], False)
 
 
 def test_when_slack_does_not_open_the_window_the_person_is_told(slack: FakeSlack, ana: User) -> None:
@@ -502,6 +562,32 @@ def test_pause_and_resume_reach_a_run_or_all_runs_of_a_procedure(slack: FakeSlac
     assert typed(slack, f"pause {slug}").startswith("2 runs of")
     engine.drain()
     assert {fresh(a.task).status for a in (one, two)} == {"paused"}
+
+
+def test_a_procedure_is_resumed_without_what_stopped_by_itself(slack: FakeSlack, ana: User) -> None:
+    found = asking(4)
+    paused, stopped, undecided, waiting = (one.task for one in found)
+    engine.signal([paused.pk], "pause")
+    engine.drain()
+    for task, reason in ((stopped, "expired"), (undecided, "outcome_unknown")):
+        progress = {**fresh(task).progress, "rest": "parked"}
+        rows = Task.objects.filter(pk=task.pk)
+        rows.update(status="paused", reason=reason, waiting_for="", progress=progress, wake_at=None)
+    slug = paused.version.sop.slug
+
+    assert typed(slack, f"resume {slug}") == (
+        f"1 run of “{slug}” going on. 2 runs stay stopped, as nobody paused them (1: nobody answered in "
+        "time; 1: it is not known whether this was sent). To try one again, name it: /sop resume RUN."
+    )
+
+    engine.drain()
+    assert [fresh(task).status for task in (paused, stopped, undecided, waiting)] == [
+        *("waiting", "paused", "paused", "waiting")
+    ]
+    assert typed(slack, f"resume {slug}").startswith(f"0 runs of “{slug}” going on. 2 runs stay stopped")
+    assert typed(slack, f"resume {str(stopped.pk)[:8]}").startswith("1 run of")
+    engine.drain()
+    assert fresh(stopped).reason != "expired"
 
 
 @pytest.mark.parametrize(

@@ -185,11 +185,11 @@ def test_money_that_comes_after_a_letter_is_counted_once(desk: Desk) -> None:
     desk.answer()
     desk.at("2027-03-16T11:00")
     (watch,) = desk.runs("invoice-watch")
-    assert (watch.result, watch.context["look"]["collected"]) == ("paid", "420.0")
+    assert (watch.result, watch.context["look"]["collected"]) == ("paid", {"USD": "420.0"})
     collected = [
         step for run in Task.objects.all() for step in run.context.values() if isinstance(step, dict)
     ]
-    assert [step["collected"] for step in collected if step.get("collected")] == ["420.0"]
+    assert [step["collected"] for step in collected if step.get("collected")] == [{"USD": "420.0"}]
     assert desk.results("invoice-letter") == ["paid", "sent"]
     assert len(desk.letters()) == 1
 

@@ -57,7 +57,7 @@ def test_what_is_as_approved_is_sent(tmp_path: Path) -> None:
         ({"unless": {"number": True}}, Branch("complete", result="number", why="settled")),
         (
             {"unless": {"status": "paid"}, "same": {"amount_due": "420.00"}, "collects": True},
-            Branch("complete", result="paid", why="settled", values={"collected": "420.00"}),
+            Branch("complete", result="paid", why="settled", values={"collected": {"USD": "420.00"}}),
         ),
     ],
 )
@@ -80,8 +80,22 @@ def test_a_record_that_is_gone_is_settled_and_collects_nothing() -> None:
         unless={"status": "paid"},
         collects=True,
     )
-    assert outcome == Branch("complete", result="paid", why="settled", values={"collected": "420.00"})
+    assert outcome == Branch(
+        "complete", result="paid", why="settled", values={"collected": {"USD": "420.00"}}
+    )
     assert send([], ids=["inv_9"]) == Branch("complete", result="settled", why="settled")
+
+
+def test_what_is_collected_is_summed_by_currency() -> None:
+    outcome = send(
+        [unpaid(number, status="paid", currency=code) for number, code in enumerate(("USD", "EUR", "USD"))],
+        ids=["inv_0", "inv_1", "inv_2"],
+        same={"amount_due": ["420.00", "77.00", "0.50"]},
+        unless={"status": "paid"},
+        collects=True,
+    )
+    assert isinstance(outcome, Branch)
+    assert outcome.values == {"collected": {"USD": "420.50", "EUR": "77.00"}}
 
 
 @pytest.mark.parametrize(
@@ -171,9 +185,9 @@ def test_a_changed_amount_voids_the_approval_and_the_run_reads_drafts_and_asks_a
 def test_what_was_collected_is_kept_readable_whatever_the_amount(amount: str) -> None:
     kept: dict[str, Any] = {}
     sealed: dict[str, Any] = {}
-    values = {"collected": amount, "message_id": "<a@b.co>"}
+    values = {"collected": {"USD": amount}, "message_id": "<a@b.co>"}
     context.put_result(kept, sealed, "send", values, handlers.get("email.send").open_fields)
-    assert kept == {"send": {"collected": amount}}
+    assert kept == {"send": {"collected": {"USD": amount}}}
     assert sealed == {"send": {"message_id": "<a@b.co>"}}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,9 +12,10 @@ from pydantic import BaseModel
 from pytest_django import Settings
 
 from credentials import vault
-from tasks import engine, journal, summary
+from tasks import approvals, engine, events, journal, replies, summary
+from tasks.mail_in import Incoming, events_of
 from tasks.models import Notification, SopVersion, Task
-from tasks.outcome import Branch, DataError, Done, Open, Outcome, StepRun, Wait, handler, handlers
+from tasks.outcome import Branch, DataError, Done, Open, Outcome, StepRun, Transient, Wait, handler, handlers
 from tasks.sweep import sweep
 from tests.tasks.office import ASKS
 from tests.tasks.runs import Probe, begun, published
@@ -215,6 +217,131 @@ def test_a_run_that_ended_because_of_a_reply_has_one(clock: Clock, probe: Probe)
     assert "One: 1 started, 1 replied" in posted()[0].splitlines()
 
 
+# -- replies that no run hears ---------------------------------------------------------------------
+
+
+REST: dict[str, Any] = {"handler": "flow.wait", "with": {"duration": "9 days"}}
+HEARS: dict[str, Any] = {"handler": "flow.wait", "with": {"event": "replied", "duration": "9 days"}}
+
+
+def answered(*tasks: Task) -> None:
+    """Let the customer answer the mail of these runs."""
+    for task in tasks:
+        mail = Incoming("ann@example.test", message_id=f"{uuid4()}@x", recipients=(replies.address(task.pk),))
+        for event in events_of(mail, "mail", "body"):
+            events.receive(event)
+    engine.drain()
+
+
+def replied_on(clock: Clock, day: int) -> dict[str, int]:
+    clock.stand_at(2027, 2, day, 19, 1)
+    counts = summary.counts_of(summary.day_before(journal.database_now()))
+    return {name: words["replied"] for name, words in counts.items() if "replied" in words}
+
+
+@pytest.fixture
+def answers(clock: Clock, probe: Probe) -> None:
+    """A SOP that takes every answer to our mails."""
+    clock.stand_at(2027, 2, 16, 12)
+    named(published("probe.pure", slug="answers", trigger={"event": "mail.reply"}), "Answers")
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_reply_to_a_mail_whose_run_is_over_counts_for_its_procedure_once(clock: Clock) -> None:
+    letter = named(published("probe.pure", slug="letter"), "Letter")
+    first, second = begun(letter), begun(letter)
+    engine.drain()
+    answered(first, first, second)
+    assert replied_on(clock, 16) == {"Letter": 2}
+    clock.stand_at(2027, 2, 17, 9)
+    answered(first)
+    assert replied_on(clock, 17) == {}
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_reply_to_the_mail_of_a_run_that_goes_on_and_does_not_listen_counts(clock: Clock) -> None:
+    task = begun(named(published(REST, slug="ack"), "Acknowledgement"))
+    engine.drain()
+    answered(task)
+    assert replied_on(clock, 16) == {"Acknowledgement": 1}
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_reply_that_a_run_hears_itself_counts_once(clock: Clock) -> None:
+    task = begun(named(published(HEARS, slug="asks"), "Asks"))
+    engine.drain()
+    answered(task)
+    answered(task)
+    assert replied_on(clock, 16) == {"Asks": 1}
+    clock.stand_at(2027, 2, 17, 9)
+    answered(task)
+    assert replied_on(clock, 17) == {}
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_reply_that_the_follow_up_hears_or_will_hear_counts_there(clock: Clock) -> None:
+    first, follow_up = begun(published("probe.pure", slug="one")), begun(published(HEARS, slug="two"))
+    Task.objects.filter(pk=follow_up.pk).update(parent=first)
+    engine.drain()
+    engine.signal([follow_up.pk], "pause")
+    engine.drain()
+    answered(first)
+    assert replied_on(clock, 16) == {}
+    clock.stand_at(2027, 2, 17, 9)
+    engine.signal([follow_up.pk], "resume")
+    engine.drain()
+    assert replied_on(clock, 17) == {"Two": 1}
+
+
+def test_a_run_that_hears_of_a_reply_on_two_days_is_counted_on_the_first(clock: Clock, probe: Probe) -> None:
+    clock.stand_at(2027, 2, 16, 12)
+    task = begun(published(HEARS, HEARS, slug="one"))
+    engine.drain()
+    engine.signal([task.pk], "event", name="replied")
+    engine.drain()
+    assert replied_on(clock, 16) == {"One": 1}
+    clock.stand_at(2027, 2, 17, 9)
+    engine.signal([task.pk], "event", name="replied")
+    engine.drain()
+    assert replied_on(clock, 17) == {}
+
+
+# -- mails whose answer was lost -------------------------------------------------------------------
+
+
+@pytest.fixture
+def lost() -> Iterator[None]:
+    """Steps whose answer is lost: one that a customer sees, and one that only the other side does."""
+
+    def loses(step: StepRun) -> Outcome:
+        raise Transient("lost", sent="maybe")
+
+    handler("probe.letter", effect="at_most_once", sends=True)(loses)
+    handler("probe.entry", effect="at_most_once")(loses)
+    yield
+    handlers.remove("probe.letter")
+    handlers.remove("probe.entry")
+
+
+@pytest.mark.parametrize(
+    ("step", "choice", "sent"),
+    [("probe.letter", "was_sent", 3), ("probe.letter", "skip", None), ("probe.entry", "was_sent", None)],
+)
+@pytest.mark.usefixtures("lost")
+def test_a_mail_of_which_a_person_says_that_it_was_sent_is_counted(
+    clock: Clock, step: str, choice: str, sent: int | None
+) -> None:
+    clock.stand_at(2027, 2, 16, 12)
+    version = published(step, slug="one")
+    for task in [begun(version) for _ in range(3)]:
+        engine.drain()
+        approvals.answer(task.approvals.get().pk, choice, by=None)
+        engine.drain()
+    clock.stand_at(2027, 2, 16, 19, 1)
+    counts = summary.counts_of(summary.day_before(journal.database_now()))
+    assert counts["One"].get("sent") == sent
+
+
 def test_a_parent_that_only_waits_for_its_children_does_not_wait(clock: Clock, probe: Probe) -> None:
     clock.stand_at(2027, 2, 16, 12)
     parent, child = begun(published("probe.pure", slug="p")), begun(published("probe.pure", slug="c"))
@@ -275,6 +402,19 @@ def test_money_is_what_runs_that_ended_paid_have_collected(
         "Money collected after our notices: 1,640.50 USD",
     ]
     assert "Money" not in second
+
+
+def test_what_one_run_has_collected_in_two_currencies_is_not_added(clock: Clock, probe: Probe) -> None:
+    clock.stand_at(2027, 2, 16, 12)
+    task = begun(published("probe.pure", slug="collect"))
+    probe.told["s1"] = lambda _: Branch(to="complete", result="paid")
+    engine.drain()
+    collected = {"USD": "420.00", "EUR": "77.00", "": "1.00"}
+    Task.objects.filter(pk=task.pk).update(
+        context={"look": {"collected": collected}, "send": {"collected": {}}}
+    )
+    found = summary.money_of(summary.day_before(journal.database_now() + timedelta(days=1)))
+    assert found == ["1.00", "77.00 EUR", "420.00 USD"]
 
 
 def test_sums_are_exact(clock: Clock, found_paid: list[tuple[str, str, str]]) -> None:
