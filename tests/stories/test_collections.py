@@ -150,9 +150,11 @@ def test_at_eight_there_is_one_draft_for_each_customer_and_one_list_in_the_chat(
     assert report.text == "Collections: 9 letters to approve, 1 stages missed"
 
 
-def test_what_was_approved_is_what_is_sent(firm: Firm) -> None:
+def test_what_was_approved_is_what_is_sent_at_nine_when_mail_may_leave(firm: Firm) -> None:
     draft = drafts(firm)["Ada"]
     answer(firm, "approve", "Ada")
+    assert (ends(firm, "Ada"), subjects(firm, "Ada")) == (["waiting"], [])
+    firm.at("2027-03-08", "09:00")
     (mail,) = firm.mails(address("Ada"))
     assert mail["Subject"] == draft["subject"]
     assert letter_text(mail, "text/plain") == draft["text"]
@@ -182,7 +184,7 @@ def test_what_is_edited_in_slack_is_sent_as_it_was_edited(firm: Firm) -> None:
 def test_what_is_declined_in_slack_is_not_sent(firm: Firm) -> None:
     decide(firm, "Dean", choice="decline")
     assert (ends(firm, "Dean"), subjects(firm, "Dean"), noted(firm, "Dean")) == (["declined"], [], [])
-    eventually(lambda: firm.said_in(BILLING, "owner chose “Don't send” on 8 March 2027 at 08:0"), 20)
+    eventually(lambda: firm.said_in(BILLING, "owner chose “Don't send” on 8 March 2027 at 09:0"), 20)
 
 
 def test_paid_at_half_past_nine_and_approved_at_ten_is_not_sent(firm: Firm) -> None:
@@ -226,10 +228,12 @@ def test_with_the_crm_away_nothing_is_lost_and_nothing_is_sent_unasked(firm: Fir
     firm.crm_ends()
     morning(firm, "2027-03-09")
     assert set(drafts(firm)) == {"Expo"}
+    firm.at("2027-03-09", "09:00")
     assert subjects(firm, "Part") == subjects(firm, "Better") == []
+    assert [run["waiting_for"] for run in of(firm, LETTER, "Part")] == ["provider:crm"]
     firm.crm_begins()
-    firm.at("2027-03-09", "08:30")
-    firm.at("2027-03-09", "08:35")  # it begins slowly
+    firm.at("2027-03-09", "09:30")
+    firm.at("2027-03-09", "09:35")  # it begins slowly
     assert subjects(firm, "Part") == [FRIENDLY.format("220.00")]
     assert subjects(firm, "Better") == [FRIENDLY.format("420.00")]
     assert noted(firm, "Part") == ["invoice_letter: stage 7, INV-1003 $220.00."]
@@ -251,11 +255,12 @@ def test_with_the_chat_away_everything_else_goes_on_and_its_messages_come_afterw
     enter(firm, "Late", {1302: "2027-03-05"})
     firm.slack.fail(status=503)
     morning(firm, "2027-03-12")
+    firm.at("2027-03-12", "09:00")
     answer(firm, "approve", "Quick")
     assert (ends(firm, "Quick"), len(subjects(firm, "Quick")), len(noted(firm, "Quick"))) == (["sent"], 1, 1)
     assert firm.said_in(BILLING, "Late Berg") == []
     firm.slack.recover()
-    firm.at("2027-03-12", "08:30")
+    firm.at("2027-03-12", "09:30")
     decide(firm, "Late", choice="approve")
     assert (ends(firm, "Late"), len(subjects(firm, "Late"))) == (["sent"], 1)
 
@@ -268,12 +273,14 @@ def test_on_the_fifteenth_at_eight_of_the_new_time_comes_the_second(firm: Firm) 
     morning(firm, "2027-03-15")
     assert [(n, d["subject"]) for n, d in drafts(firm).items()] == [("Ada", SECOND.format("420.00"))]
     firm.presses("Send as is", BILLING)
+    firm.at("2027-03-15", "09:00")
 
 
 def test_on_the_22nd_the_last(firm: Firm) -> None:
     morning(firm, "2027-03-22")
     assert [(n, d["subject"]) for n, d in drafts(firm).items()] == [("Ada", FINAL.format("420.00"))]
     firm.presses("Send as is", BILLING)
+    firm.at("2027-03-22", "09:00")
     assert subjects(firm, "Ada") == [text.format("420.00") for text in (FRIENDLY, SECOND, FINAL)]
 
 
