@@ -34,6 +34,7 @@ MONDAY = datetime(2027, 3, 1, 9, 0, tzinfo=ZoneInfo("America/Chicago"))
 CAMPAIGN = "past-customer-reactivation"
 CHILD = "reactivate-customer"
 API_KEY = "story-key-1"
+PATIENCE = 90.0  # seconds; a slow machine is no failure
 
 
 class Stage:
@@ -78,7 +79,7 @@ class Stage:
         """Serve the mock CRM over HTTP, and wait until it answers."""
         command = ["crm", "serve-mock", "--port", str(self.port), *arguments]
         served = self._begun(Command(self.environment, *command, log=self.folder / "crm.log"))
-        eventually(lambda: "listens on" in served.output_of_this_start(), 30, what=served.output)
+        eventually(lambda: "listens on" in served.output_of_this_start(), PATIENCE, what=served.output)
         return served
 
     def machine(self, workers: int = 2) -> None:
@@ -90,7 +91,7 @@ class Stage:
         ]
         self.beat("beat")
         for worker in started:
-            worker.ready()
+            worker.ready(PATIENCE)
 
     def beat(self, name: str) -> Beat:
         """Start a beat."""
@@ -171,6 +172,11 @@ def letter_text(letter: Any, kind: str) -> str:
     content = part.get_payload(decode=True)
     assert isinstance(content, bytes)
     return content.decode(part.get_content_charset() or "utf-8").replace("\r\n", "\n")
+
+
+def both_texts(letter: Any) -> tuple[str, str]:
+    """Return text and HTML of a letter that arrived."""
+    return letter_text(letter, "text/plain"), letter_text(letter, "text/html")
 
 
 def notes_written(journal: list[Row]) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from tasks.mock.slack import Said
 from tests.stories.firm import CHICAGO, COLLEAGUE, Firm
+from tests.stories.people import address, person, subjects
 from tests.stories.stage import Row, letter_text
 
 CALL, CONFIRM, REMIND = "after-call", "appointment-confirmation", "appointment-reminder"
@@ -71,12 +72,8 @@ def _opened(firm: Firm) -> None:
 
 def row(name: str, /, **fields: Any) -> Row:
     """Return the CRM's row of somebody who was there before."""
-    known = {"id": f"cus_{name.lower()}", "name": name, "email": address(name), "status": "lead"}
-    return {**known, "phone": f"+1612555{AGREED[name][0]}", **fields}
-
-
-def address(name: str) -> str:
-    return f"{name.lower()}@example.test"
+    known = {"name": name, "status": "lead", "phone": f"+1612555{AGREED[name][0]}"}
+    return person(name, **{**known, **fields})
 
 
 def call(name: str) -> Row:
@@ -97,10 +94,6 @@ def call(name: str) -> Row:
         "appointment_type": "estimate",
     }
     return {key: value for key, value in known.items() if value is not None}
-
-
-def subjects(firm: Firm, name: str) -> list[str]:
-    return [str(mail["Subject"]) for mail in firm.mails(address(name))]
 
 
 def one(firm: Firm, name: str) -> Row:

@@ -1,15 +1,14 @@
 """Collections: the invoices of March 2027, from the seventh day overdue on, with two beats all the time."""
 
 from collections import Counter
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.processes import eventually
 from tests.servers import Postgres, Redis
 from tests.stories.firm import Firm, moment, opened
+from tests.stories.people import address, answer, customer, drafts, noted, person, subjects
 from tests.stories.stage import Row, letter_text
 
 DAILY, STAGE, LETTER, WATCH = "collections", "invoice-stage", "invoice-letter", "invoice-watch"
@@ -34,15 +33,7 @@ def _monday(firm: Firm) -> None:
     for name, number in MONDAY.items():
         enter(firm, name, {number: "2027-03-01"}, amount=420.0)
     enter(firm, "Trio", {1101: "2027-03-01", 1102: "2027-02-22", 1103: "2027-02-28"})
-    morning(firm, "2027-03-08")
-
-
-def morning(firm: Firm, day: str) -> None:
-    """Let it be eight o'clock, and the run of that hour begin and come to rest."""
-    firm.stand_at(moment(day, "08:00") + timedelta(seconds=0.5))
-    slot = f"SELECT 1 FROM tasks_scheduledrun WHERE slot = '{moment(day, '08:00').isoformat()}'"
-    eventually(lambda: firm.desk.sql(slot), 30, what=firm.said)
-    firm.rests()
+    firm.at("2027-03-08", "08:00")
 
 
 # -- what stands in the CRM, and what is seen of the letters -------------------------------------------
@@ -50,8 +41,7 @@ def morning(firm: Firm, day: str) -> None:
 
 def enter(firm: Firm, name: str, due: dict[int, str], amount: float = 100.0, **fields: Any) -> None:
     """Put somebody into the CRM who owes these invoices."""
-    person = {"id": customer(name), "name": f"{name} Berg", "email": address(name), "status": "active"}
-    firm.state.load("customers", [{**person, **fields}])
+    firm.state.load("customers", [person(name, status="active", **fields)])
     usual = {"customer_id": customer(name), "amount_due": amount, "currency": "USD", "status": "open"}
     rows = [
         {**usual, "id": f"inv_{number}", "number": f"INV-{number}", "due_date": day, "paid_at": None}
@@ -70,39 +60,6 @@ def pay(firm: Firm, *numbers: int) -> None:
     change(firm, *numbers, amount_due=0.0, status="paid", paid_at=firm.now().isoformat())
 
 
-def customer(name: str) -> str:
-    return f"cus_{name.lower()}"
-
-
-def address(name: str) -> str:
-    return f"{name.lower()}@example.com"
-
-
-def drafts(firm: Firm) -> dict[str, Row]:
-    """Return the drafts that wait, by whom they are for."""
-    return {row["draft"]["to"].partition("@")[0].title(): row["draft"] for row in firm.questions()}
-
-
-def answer(firm: Firm, choice: str, *names: str) -> None:
-    """Answer the questions about these people at the command line."""
-    asked = {row["draft"]["to"]: row["id"] for row in firm.questions()}
-    for name in names:
-        firm.desk.answer(asked[address(name)], choice)
-    firm.rests()
-
-
-def decide(firm: Firm, name: str, **fields: str) -> None:
-    """Open the draft for somebody in Slack, in the list or where it stands alone; decide in the window."""
-    said = firm.said_in(BILLING, f"{name} Berg")[-1]
-    waiting = [block["text"]["text"] for block in said.blocks if "accessory" in block]
-    nth = next((place for place, text in enumerate(waiting) if f"{name} Berg" in text), 0)
-    firm.edits(button="Open" if waiting else "Edit first", nth=nth, on=said, **fields)
-
-
-def subjects(firm: Firm, name: str) -> list[str]:
-    return [str(mail["Subject"]) for mail in firm.mails(address(name))]
-
-
 def ends(firm: Firm, name: str) -> list[str]:
     """Return what the letters to somebody have come to, oldest first; one that goes on, as its status."""
     return [run["result"] or run["status"] for run in of(firm, LETTER, name)]
@@ -112,10 +69,6 @@ def of(firm: Firm, slug: str, name: str) -> list[Row]:
     return [run for run in firm.runs(slug) if opened(run["context"])["crm_customer_id"] == customer(name)]
 
 
-def noted(firm: Firm, name: str) -> list[str]:
-    return [note.split(" [ref")[0] for note in firm.notes(customer(name))]
-
-
 # -- the story -------------------------------------------------------------------------------------------
 
 
@@ -123,7 +76,7 @@ def test_a_first_run_with_forty_at_thirty_days_or_more_is_one_list(firm: Firm) -
     numbers = range(2000, 2040)
     for number in numbers:
         enter(firm, f"Old{number}", {number: "2027-01-15"}, amount=10.0)
-    morning(firm, "2027-03-05")
+    firm.at("2027-03-05", "08:00")
     assert (firm.questions(), firm.mails()) == ([], [])
     assert firm.results(STAGE) == {"missed": 120, "due": 40}
     (told,) = firm.said_in(ALERTS)
@@ -150,9 +103,11 @@ def test_at_eight_there_is_one_draft_for_each_customer_and_one_list_in_the_chat(
     assert report.text == "Collections: 9 letters to approve, 1 stages missed"
 
 
-def test_what_was_approved_is_what_is_sent(firm: Firm) -> None:
+def test_what_was_approved_is_what_is_sent_at_nine_when_mail_may_leave(firm: Firm) -> None:
     draft = drafts(firm)["Ada"]
     answer(firm, "approve", "Ada")
+    assert (ends(firm, "Ada"), subjects(firm, "Ada")) == (["waiting"], [])
+    firm.at("2027-03-08", "09:00")
     (mail,) = firm.mails(address("Ada"))
     assert mail["Subject"] == draft["subject"]
     assert letter_text(mail, "text/plain") == draft["text"]
@@ -171,18 +126,19 @@ def test_three_invoices_of_one_customer_are_one_mail(firm: Firm) -> None:
 
 
 def test_what_is_edited_in_slack_is_sent_as_it_was_edited(firm: Firm) -> None:
-    decide(firm, "Edith", choice="edit", subject="Your invoice", text="Dear Edith,\n\n$420.00 < $500.\nBye")
+    typed = "Dear Edith,\n\n$420.00 < $500.\nBye"
+    firm.decides("Edith Berg", BILLING, choice="edit", subject="Your invoice", text=typed)
     (mail,) = firm.mails(address("Edith"))
     assert mail["Subject"] == "Your invoice"
-    assert letter_text(mail, "text/plain") == "Dear Edith,\n\n$420.00 < $500.\nBye"
+    assert letter_text(mail, "text/plain") == typed
     assert letter_text(mail, "text/html") == "<p>Dear Edith,</p>\n<p>$420.00 &lt; $500.<br>\nBye</p>"
     assert ends(firm, "Edith") == ["sent"]
 
 
 def test_what_is_declined_in_slack_is_not_sent(firm: Firm) -> None:
-    decide(firm, "Dean", choice="decline")
+    firm.decides("Dean Berg", BILLING, choice="decline")
     assert (ends(firm, "Dean"), subjects(firm, "Dean"), noted(firm, "Dean")) == (["declined"], [], [])
-    eventually(lambda: firm.said_in(BILLING, "owner chose “Don't send” on 8 March 2027 at 08:0"), 20)
+    assert firm.said_in(BILLING, "owner chose “Don't send” on 8 March 2027 at 09:0")
 
 
 def test_paid_at_half_past_nine_and_approved_at_ten_is_not_sent(firm: Firm) -> None:
@@ -224,12 +180,14 @@ def test_with_the_crm_away_nothing_is_lost_and_nothing_is_sent_unasked(firm: Fir
     assert subjects(firm, "Part") == [], "not at night"
     enter(firm, "Tuna", {1201: "2027-03-02"})
     firm.crm_ends()
-    morning(firm, "2027-03-09")
+    firm.at("2027-03-09", "08:00")
     assert set(drafts(firm)) == {"Expo"}
+    firm.at("2027-03-09", "09:00")
     assert subjects(firm, "Part") == subjects(firm, "Better") == []
+    assert [run["waiting_for"] for run in of(firm, LETTER, "Part")] == ["provider:crm"]
     firm.crm_begins()
-    firm.at("2027-03-09", "08:30")
-    firm.at("2027-03-09", "08:35")  # it begins slowly
+    firm.at("2027-03-09", "09:30")
+    firm.at("2027-03-09", "09:35")  # it begins slowly
     assert subjects(firm, "Part") == [FRIENDLY.format("220.00")]
     assert subjects(firm, "Better") == [FRIENDLY.format("420.00")]
     assert noted(firm, "Part") == ["invoice_letter: stage 7, INV-1003 $220.00."]
@@ -250,13 +208,14 @@ def test_with_the_chat_away_everything_else_goes_on_and_its_messages_come_afterw
     enter(firm, "Quick", {1301: "2027-03-05"})
     enter(firm, "Late", {1302: "2027-03-05"})
     firm.slack.fail(status=503)
-    morning(firm, "2027-03-12")
+    firm.at("2027-03-12", "08:00")
+    firm.at("2027-03-12", "09:00")
     answer(firm, "approve", "Quick")
     assert (ends(firm, "Quick"), len(subjects(firm, "Quick")), len(noted(firm, "Quick"))) == (["sent"], 1, 1)
     assert firm.said_in(BILLING, "Late Berg") == []
     firm.slack.recover()
-    firm.at("2027-03-12", "08:30")
-    decide(firm, "Late", choice="approve")
+    firm.at("2027-03-12", "09:30")
+    firm.decides("Late Berg", BILLING, choice="approve")
     assert (ends(firm, "Late"), len(subjects(firm, "Late"))) == (["sent"], 1)
 
 
@@ -265,20 +224,22 @@ def test_on_the_fifteenth_at_eight_of_the_new_time_comes_the_second(firm: Firm) 
     pay(firm, 1101, 1102, 1103, 1201, 1301, 1302)
     firm.at("2027-03-15", "07:59")
     assert firm.questions() == []
-    morning(firm, "2027-03-15")
+    firm.at("2027-03-15", "08:00")
     assert [(n, d["subject"]) for n, d in drafts(firm).items()] == [("Ada", SECOND.format("420.00"))]
     firm.presses("Send as is", BILLING)
+    firm.at("2027-03-15", "09:00")
 
 
 def test_on_the_22nd_the_last(firm: Firm) -> None:
-    morning(firm, "2027-03-22")
+    firm.at("2027-03-22", "08:00")
     assert [(n, d["subject"]) for n, d in drafts(firm).items()] == [("Ada", FINAL.format("420.00"))]
     firm.presses("Send as is", BILLING)
+    firm.at("2027-03-22", "09:00")
     assert subjects(firm, "Ada") == [text.format("420.00") for text in (FRIENDLY, SECOND, FINAL)]
 
 
 def test_on_the_31st_a_person_gets_one_line_and_the_customer_no_mail(firm: Firm) -> None:
-    morning(firm, "2027-03-31")
+    firm.at("2027-03-31", "08:00")
     assert firm.questions() == []
     told = firm.said_in(ALERTS)[-1]
     assert told.text == (
@@ -312,7 +273,6 @@ def test_down_from_the_8th_to_the_16th_only_stage_14_is_drafted_on_the_17th(
         enter(firm, "Ada", {1001: "2027-03-01"}, amount=420.0)
         firm.stand_at(moment("2027-03-17", "08:00"))
         firm.machine(workers=1)
-        eventually(lambda: drafts(firm), 30, what=firm.said)  # nothing is due before the first sweep
         firm.rests()
         assert [d["subject"] for d in drafts(firm).values()] == [SECOND.format("420.00")]
         stages = {opened(run["context"])["stage"]: run["result"] for run in firm.runs(STAGE)}

@@ -222,15 +222,15 @@ def test_a_letter_that_nobody_answers_is_not_sent(desk: Desk) -> None:
     assert desk.results("invoice-letter") == ["expired"]
 
 
-def test_a_letter_that_is_approved_at_night_leaves_in_the_morning(desk: Desk) -> None:
+def test_a_letter_that_is_approved_at_night_leaves_when_mail_may_leave_again(desk: Desk) -> None:
     desk.invoice(1001, desk.customer(1), "2027-03-01")
     desk.at("2027-03-08T08:00")
     desk.at("2027-03-08T22:00")
     desk.answer()
     assert desk.letters() == []
-    desk.at("2027-03-09T07:59")
+    desk.at("2027-03-09T08:59")
     assert desk.letters() == []
-    desk.at("2027-03-09T08:00")
+    desk.at("2027-03-09T09:00")
     assert len(desk.letters()) == 1
 
 
