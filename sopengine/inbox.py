@@ -229,9 +229,13 @@ def processed(delivery: Delivery, *, headers: Mapping[str, Any] | None = None) -
     )
 
 
-def failed(delivery: Delivery, reason: str) -> bool:
-    """Mark as failed for good, with a reason code; the body stays for `KEPT_UNPROCESSED`."""
-    return _close(delivery, state=Delivery.State.FAILED, reason=reason[:_LONGEST_REASON])
+def failed(delivery: Delivery, reason: str, *, headers: Mapping[str, Any] | None = None) -> bool:
+    """Mark as failed for good, with a reason code; the body stays for `KEPT_UNPROCESSED`.
+
+    `headers` are more codes to keep with it.
+    """
+    kept = {**delivery.headers, **(headers or {})}
+    return _close(delivery, state=Delivery.State.FAILED, headers=kept, reason=reason[:_LONGEST_REASON])
 
 
 def failures() -> int:

@@ -219,8 +219,8 @@ def words(row: Notification) -> str:
 def cards(row: Notification) -> tuple[Card, ...]:
     """Return the questions that a message lists, as they stand now, the oldest first; else nothing.
 
-    Of a draft a card shows whom it is for and the subject, nothing else: a chat has more readers than
-    may answer. In a message to one person its link is for that one alone and needs no login.
+    Of a draft a card shows whom it is for, what is asked and the subject, nothing else: a chat has more
+    readers than may answer. In a message to one person its link is for that one alone and needs no login.
     """
     return tuple(_card(approval, row) for approval in _listed(row))
 
@@ -263,7 +263,8 @@ def _title_and_lines(approval: Approval) -> tuple[str, tuple[str, ...]]:
     except vault.VaultError:
         return sop, (CLOSED_TEXT,)
     if subject := draft.get("subject", ""):
-        return name or draft["to"] or "A customer", (subject,)
+        asked = (draft["question"],) if draft["question"] else ()
+        return name or draft["to"] or "A customer", (*asked, subject)
     return name or sop, (draft["question"],) if draft else ()
 
 

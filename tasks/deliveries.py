@@ -7,6 +7,7 @@ dies does it again or not at all.
 
 import logging
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +26,8 @@ from tasks.readers import Reader, Received, media_type, readers
 LEASE = timedelta(minutes=2)  # longer than a reader may take
 WAITS = tuple(timedelta(seconds=s) for s in (5, 30, 120, 600, 3600))  # before another try
 LONGEST_KIND = 200
+
+Answered = tuple[events.Event, events.Heard]
 
 _CHALLENGES = ("challenge", "hub.challenge")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:=-]{1,200}")
@@ -137,16 +140,46 @@ def _process(delivery: Delivery) -> bool:
             raise Permanent("it stopped whoever processed it", code="worker_lost")
         told = list(_reader(delivery.source).read(_received(delivery)))
         with transaction.atomic():
-            for event in told:
-                events.receive(event)
-            if not inbox.processed(delivery, headers=_codes(told)):
+            heard = [(event, events.receive(event)) for event in told]
+            if not _closed(delivery, heard):
                 raise _Lost
+            _tell_unheard(delivery.source, heard)
     except _Lost:
         log.info("delivery %s: another process was faster", delivery.pk)
     except Exception as error:  # a broken reader or body must not keep the others
         _failed(delivery, error)
         return False
     return True
+
+
+def _closed(delivery: Delivery, heard: Sequence[Answered]) -> bool:
+    """End the delivery; what started nothing though it should, or nobody has read, keeps its body."""
+    codes = _codes([event for event, _ in heard])
+    if any(one.refused for _, one in heard):
+        return inbox.failed(delivery, "not_started", headers=codes)
+    if any(event.words and not one.wanted for event, one in heard):
+        return inbox.failed(delivery, "nobody_listens", headers=codes)
+    return inbox.processed(delivery, headers=codes)
+
+
+def _tell_unheard(source: str, heard: Sequence[Answered]) -> None:
+    """Tell staff of events for which there is no procedure: of others' words each day, else once."""
+    for event, one in heard:
+        if one.wanted:
+            continue
+        day = f":{journal.database_now():%Y-%m-%d}" if event.words else ""
+        notices.escalate(
+            what=f"{source} has told of “{event.name}”, and no procedure listens.",
+            why="none that is published begins with this event, or waits for it.",
+            machine="nothing; what came is kept for seven days." if event.words else "nothing.",
+            do=(
+                "publish a procedure that begins with it, then process it anew under Webhooks in."
+                if event.words
+                else "see whether the name is right; else let the other side not send it."
+            ),
+            severity="warning",
+            dedupe=f"unheard{day}:{source}:{event.name}"[:120],
+        )
 
 
 def _reader(source: str) -> Reader:

@@ -48,6 +48,7 @@ class Event:
     `task` is the one run that it is for, which only a signed token may say; `answers` the run whose mail
     it answers, though it is for all who want to know. `at` is when it happened, None where the sender does
     not tell. `writer` is who wrote the mail whose Message-ID is the id: both make it one in all sources.
+    `words` says that it brings what somebody has written to us, which is not thrown away unread.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Event:
     at: datetime | None = None
     answers: UUID | None = None
     writer: str = ""
+    words: bool = False
 
     def about(self) -> dict[str, str]:
         """Return the ids in its data by name: open codes that a run may know too."""
@@ -69,16 +71,27 @@ class Event:
         return dict(sorted(found.items())[:MOST_IDS])
 
 
-def receive(event: Event) -> int:
-    """Tell runs of the event and start those that it triggers; return how many that were.
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of an event: the runs that were told or started, the SOPs that could not start with it, and
+    whether any SOP wants to know of such events at all."""
+
+    runs: int
+    refused: int
+    wanted: bool
+
+
+def receive(event: Event) -> Heard:
+    """Tell runs of the event and start those that it triggers.
 
     All or nothing, in the caller's transaction if there is one. A SOP that cannot start with this
     event is told to staff, and the others start all the same.
     """
     with transaction.atomic():
         told = _tell(event)
-        started = sum(_start(sop, event) for sop in triggered(event))
-    return told + started
+        began = [_start(sop, event) for sop in triggered(event)]
+    wanted = bool(told or began or _versions_that_listen(event.name))
+    return Heard(told + began.count(True), began.count(None), wanted)
 
 
 # -- runs that listen ------------------------------------------------------------------------------
@@ -92,12 +105,7 @@ def _tell(event: Event) -> int:
 
 def _listeners(event: Event) -> list[UUID]:
     """Return the open runs that listen to the event, are about the same, and did not begin after it."""
-    about = event.about()
-    versions = [
-        version
-        for version in SopVersion.objects.values_list("pk", flat=True)
-        if event.name in listened(definition_of(version))
-    ]
+    about, versions = event.about(), _versions_that_listen(event.name)
     if not about or not versions:
         return []
     one_of_them = Q()
@@ -108,6 +116,11 @@ def _listeners(event: Event) -> list[UUID]:
     rows = Task.objects.filter(one_of_them, version__in=versions, status__in=OPEN)
     found = [pk for pk, context in rows.values_list("pk", "context") if _agree(context, about)]
     return sorted(set(found) - _begun_by_or_after(found, event))
+
+
+def _versions_that_listen(name: str) -> list[int]:
+    versions = SopVersion.objects.values_list("pk", flat=True)
+    return [version for version in versions if name in listened(definition_of(version))]
 
 
 def _agree(context: Mapping[str, Any], about: Mapping[str, str]) -> bool:
@@ -172,8 +185,8 @@ def _names(sop: Sop, event: Event) -> bool:
     return event.name in _words(trigger["event"]) and trigger.get("source") in (None, "", event.source)
 
 
-def _start(sop: Sop, event: Event) -> bool:
-    """Start the run of this event, unless it was started before; staff hear of one that cannot start."""
+def _start(sop: Sop, event: Event) -> bool | None:
+    """Start the run of this event; return whether it is new, None where it cannot start: staff hear of it."""
     assert sop.published is not None
     definition = definition_of(sop.published.pk)
     now = journal.database_now()
@@ -184,7 +197,7 @@ def _start(sop: Sop, event: Event) -> bool:
         task = engine.start(sop.published, given, key=key, slot=now, by=by, origin=_origin(event))
     except (engine.InputError, DataError) as error:
         _refused(sop, event, error)
-        return False
+        return None
     if task is not None:
         _tell_what_came_before(definition, task, event)
     return task is not None
@@ -246,8 +259,11 @@ def _refused(sop: Sop, event: Event, error: Exception) -> None:
     notices.escalate(
         what=f"{sop.name} was not started by the event {event.name}.",
         why=str(error),
-        machine="nothing; this event starts no run of it any more.",
-        do="start the run by hand, and correct what sends the event or the SOP's inputs.",
+        machine="nothing; what came is kept for seven days.",
+        do=(
+            "correct what sends the event or the SOP's inputs, then process it anew under Webhooks in;"
+            " or start the run by hand."
+        ),
         dedupe=f"event:{sop.pk}:{_mark(event)}",
         fold=f"event:{sop.pk}:{event.name}",
     )

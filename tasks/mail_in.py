@@ -35,9 +35,8 @@ TOO_DEEP = "the mail is nested too deeply"
 _TO = ("to", "cc", "delivered-to", "x-original-to", "envelope-to", "x-forwarded-to")
 # Not "list": a group that hands on what people write to the firm's address says so of each of their mails.
 _BULK = frozenset({"bulk", "junk", "auto_reply", "auto-reply"})
-_NO_PERSON = re.compile(
-    r"(mailer-daemon|postmaster|no-?reply|do-?not-?reply)([+._-][^@]*)?@.*", re.IGNORECASE
-)
+_NO_REPLY = re.compile(r"(no-?reply|do-?not-?reply)([+._-][^@]*)?@.*", re.IGNORECASE)
+_BOUNCE = re.compile(r"(mailer-daemon|postmaster)([+._-][^@]*)?@.*", re.IGNORECASE)
 _BREAKS = frozenset({"p", "br", "div", "tr", "li", "h1", "h2", "h3", "table", "ul", "ol", "blockquote"})
 _SILENT = frozenset({"script", "style", "head", "title"})
 _SILENCE_ENDS = {name: re.compile(f"</{name}", re.IGNORECASE) for name in _SILENT}
@@ -85,24 +84,26 @@ def events_of(mail: Incoming, source: str, otherwise: str) -> list[Event]:
     }
     task = replies.task_of(mail.recipients)
     if task is None:
-        return [Event(RECEIVED, id_, data, source, writer=writer)]
+        return [Event(RECEIVED, id_, data, source, writer=writer, words=True)]
     if mail.automatic:
         return []
     return [
         Event(REPLIED, id_, source=source, task=task, writer=writer),
-        Event(REPLY, id_, data, source, answers=task, writer=writer),
+        Event(REPLY, id_, data, source, answers=task, writer=writer, words=True),
     ]
 
 
 def writer_of(sender: str, reply_to: Iterable[str]) -> tuple[str, str]:
     """Return name and address of who wrote a mail, by its From; DataError where that is nobody.
 
-    The site's form often posts in the firm's own name: who filled it in is then whom an answer goes to.
+    A form often posts in the firm's own name, or in that of nobody who reads: who filled it in is then
+    whom an answer goes to.
     """
     name, address = parseaddr(sender)
     if "@" not in address:
         raise DataError("the mail says nothing of who it is from", code="no_sender")
-    others = filter(_is_somebody_else, getaddresses(list(reply_to)) if _is_own(address) else ())
+    unread = _is_own(address) or _NO_REPLY.fullmatch(address)
+    others = filter(_is_somebody_else, getaddresses(list(reply_to)) if unread else ())
     return next(others, (name, address))
 
 
@@ -114,7 +115,8 @@ def _is_own(address: str) -> bool:
 def _is_somebody_else(pair: tuple[str, str]) -> bool:
     """Whether an answer goes to somebody; answers to what we have sent come back to us."""
     address = pair[1]
-    return "@" in address and not _is_own(address) and replies.task_of([address]) is None
+    ours = _is_own(address) or replies.task_of([address]) is not None
+    return "@" in address and not ours and not _NO_REPLY.fullmatch(address)
 
 
 @contextmanager
@@ -192,8 +194,15 @@ def is_automatic(headers: Mapping[str, str], sender: str, kind: str = "") -> boo
         or any(name in headers for name in ("x-autoreply", "x-autorespond"))
         or headers.get("return-path", "").strip() == "<>"
         or kind in ("multipart/report", "message/delivery-status")
-        or bool(_NO_PERSON.fullmatch(sender))
+        or bool(_NO_REPLY.fullmatch(sender) or _BOUNCE.fullmatch(sender))
+        or _is_newsletter(headers)
     )
+
+
+def _is_newsletter(headers: Mapping[str, str]) -> bool:
+    """Whether it goes to many from nobody; of a group that forwards, the list is that of a person's mail."""
+    unread = _NO_REPLY.fullmatch(parseaddr(headers.get("from", ""))[1])
+    return bool(unread) and "list-unsubscribe" in headers
 
 
 def message_id(text: str) -> str:

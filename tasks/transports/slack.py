@@ -221,20 +221,26 @@ def _one(card: Card) -> Iterator[Block]:
     yield _section(_words(card))
     if card.decided:
         return
-    actions = [_button(number, card, choice) for number, choice in enumerate(card.options)]
-    yield {"type": "actions", "block_id": "answers", "elements": [*actions[:20], _link(card)]}
+    actions = [_button(number, card, choice) for number, choice in enumerate(card.options)][:20]
+    if not any(choice.style == "edit" for choice in card.options):
+        actions.insert(0, _open(len(actions), card))  # a button that edits shows the whole as well
+    yield {"type": "actions", "block_id": "answers", "elements": [*actions, _link(card)]}
 
 
 def _row(number: int, card: Card) -> Block:
     block = _section(_words(card))
     if not card.decided:
-        block["accessory"] = {
-            "type": "button",
-            "action_id": f"{OPEN}:{number}",
-            "text": _plain("Open"),
-            "value": sealed_value("open", card.approval_id),
-        }
+        block["accessory"] = _open(number, card)
     return block
+
+
+def _open(number: int, card: Card) -> Block:
+    return {
+        "type": "button",
+        "action_id": f"{OPEN}:{number}",
+        "text": _plain("Open"),
+        "value": sealed_value("open", card.approval_id),
+    }
 
 
 def _words(card: Card) -> str:
@@ -266,7 +272,9 @@ def _rest(message_id: str) -> Block:
         "value": sealed_value("rest", message_id),
         "confirm": {
             "title": _plain("Approve the rest?"),
-            "text": _plain("All drafts of this message that nobody has decided yet are sent as they are."),
+            "text": _plain(
+                "All drafts of this message that nobody has decided yet are sent as they are.", 300
+            ),
             "confirm": _plain("Approve them"),
             "deny": _plain("Not yet"),
         },

@@ -101,7 +101,7 @@ class Shop:
     def hears(self, name: str, id_: str = "", task: Task | None = None, **data: Any) -> int:
         """Let something happen outside."""
         whose = None if task is None else task.pk
-        taken = events.receive(events.Event(name, id_ or f"{name}-1", data, "tests", whose))
+        taken = events.receive(events.Event(name, id_ or f"{name}-1", data, "tests", whose)).runs
         self.work()
         return taken
 

@@ -120,14 +120,16 @@ def test_what_the_runs_of_a_campaign_start_later_asks_in_one_list_too(room: type
     assert told.link.endswith(f"?run={campaign.pk}")
 
 
-def test_a_list_shows_whom_each_draft_is_for_and_its_subject_and_nothing_else_of_it(room: type[Room]) -> None:
+def test_a_list_shows_whom_each_draft_is_for_the_question_and_the_subject_and_nothing_else(
+    room: type[Room],
+) -> None:
     a_family(2)
 
     (message,) = room.posted
     assert message.text.endswith("2 questions wait for an answer.")
     card = message.batch[0]
     assert card.title.startswith("Ada Adams ")
-    assert card.lines == ("Your lawn",)
+    assert card.lines == ("Send?", "Your lawn")
     assert [choice.key for choice in card.options] == ["approve", "edit", "decline"]
     assert "see you" not in repr(message)
     assert "ada@example.test" not in repr(message)
@@ -140,7 +142,7 @@ def test_a_draft_to_somebody_without_a_name_is_shown_by_its_address(room: type[R
     outbox.pump()
 
     (message,) = room.posted
-    assert (message.batch[0].title, message.batch[0].lines) == ("ada@example.test", ("Your lawn",))
+    assert (message.batch[0].title, message.batch[0].lines) == ("ada@example.test", ("Send?", "Your lawn"))
 
 
 def test_a_question_without_a_name_or_an_address_is_about_a_customer(room: type[Room]) -> None:

@@ -583,6 +583,76 @@ def test_a_mail_that_two_sources_deliver_starts_one_run_and_somebody_elses_anoth
     assert CANARY not in everything()
 
 
+# -- what nobody could use -----------------------------------------------------------------------------
+
+
+def test_what_a_procedure_cannot_begin_with_is_kept_and_processed_anew_when_it_can() -> None:
+    rest = {"handler": "flow.wait", "with": {"duration": "1 day"}}
+    first = published(
+        rest,
+        slug="first",
+        trigger={"event": "job.completed"},
+        inputs={"job_id": {"type": "string"}, "hours": {"type": "integer"}},
+    )
+    second = published(
+        rest, slug="second", trigger={"event": "job.completed"}, inputs={"job_id": {"type": "string"}}
+    )
+    post()
+    deliveries.process()
+    delivery = Delivery.objects.get()
+    assert (delivery.state, delivery.reason, delivery.headers["event"]) == (
+        "failed",
+        "not_started",
+        "job.completed",
+    )
+    assert inbox.body_of(delivery) == BODY
+    assert Task.objects.get().version == second
+    assert Notification.objects.get().kind == "escalation"
+
+    first.sop.inputs = {"job_id": {"type": "string"}}
+    first.sop.save()
+    definition.publish(first.sop)
+    assert inbox.reprocess() == 1
+    deliveries.process()
+    assert sorted(Task.objects.values_list("version__sop__slug", flat=True)) == ["first", "second"]
+    assert Delivery.objects.get().body is None
+
+
+def test_words_that_nobody_listens_to_are_kept_and_told_each_day(settings: Settings) -> None:
+    settings.HOOKS = {**HOOKS, "calls": ("hmac", "mail")}
+    for number in range(3):
+        mail = f"From: Ann <{CANARY}>\r\nMessage-ID: <m-{number}@x>\r\n\r\nThe cellar is under water.\r\n"
+        post("calls", mail.encode(), "message/rfc822")
+    deliveries.process()
+    assert set(Delivery.objects.values_list("state", "reason")) == {("failed", "nobody_listens")}
+    told = Notification.objects.get()
+    assert told.severity == "warning"
+
+    version = shipped("new-lead-response")
+    assert inbox.reprocess() == 3
+    deliveries.process()
+    assert [task.version for task in Task.objects.all()] == [version] * 3
+    assert CANARY not in everything()
+
+
+def test_an_event_for_which_there_is_no_procedure_is_told_once_and_forgotten() -> None:
+    for number in range(3):
+        body = {"event": "job_completed", "id": f"e-{number}", "data": {"job_id": "j-7", "note": CANARY}}
+        post(raw=json.dumps(body).encode())
+    deliveries.process()
+    assert set(Delivery.objects.values_list("state", "body")) == {("processed", None)}
+    assert Notification.objects.count() == 1
+
+
+def test_an_event_that_waits_for_no_run_at_the_moment_is_no_surprise() -> None:
+    rest = {"handler": "flow.wait", "with": {"duration": "1 day", "event": "job.completed"}}
+    published(rest, inputs={"job_id": {"type": "string"}})
+    post()
+    assert deliveries.process() == 1
+    assert Delivery.objects.get().state == "processed"
+    assert not Notification.objects.exists()
+
+
 def test_a_mail_that_is_nested_too_deeply_fails_at_once_and_is_told(settings: Settings) -> None:
     settings.HOOKS = {**HOOKS, "calls": ("hmac", "mail")}
     deep = f"From: Ann <{CANARY}>\r\n{'Content-Type: message/rfc822' + chr(13) + chr(10) * 2}".encode() * 1500

@@ -282,6 +282,16 @@ def test_in_json_the_headers_tell_what_a_machine_wrote() -> None:
     assert only(read("mail", told)).data["is_auto_reply"] is False
 
 
+@pytest.mark.parametrize("news", [False, True])
+def test_a_form_that_posts_as_nobody_is_from_whom_an_answer_goes_to_and_a_newsletter_is_not(
+    news: bool,
+) -> None:
+    more = {"List_Unsubscribe": "<https://forms.example/leave>"} if news else {}
+    mail = letter(From="Forms <no-reply@forms.example>", Reply_To="Ann Adams <ann@example.test>", **more)
+    data = only(read("mail", mail.as_bytes(), MIME)).data
+    assert (data["email_from"], data["is_auto_reply"]) == ("ann@example.test", news)
+
+
 OURS = "Office <OFFICE@firm.example>"
 
 
