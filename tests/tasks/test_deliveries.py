@@ -609,9 +609,11 @@ def test_what_a_procedure_cannot_begin_with_is_kept_and_processed_anew_when_it_c
     assert Task.objects.get().version == second
     assert Notification.objects.get().kind == "escalation"
 
-    first.sop.inputs = {"job_id": {"type": "string"}}
+    right = {**first.definition, "inputs": {"job_id": {"type": "string"}}}
+    first.sop.published = SopVersion.objects.create(
+        sop=first.sop, number=2, definition=right, published_at=clock.now()
+    )
     first.sop.save()
-    definition.publish(first.sop)
     assert inbox.reprocess() == 1
     deliveries.process()
     assert sorted(Task.objects.values_list("version__sop__slug", flat=True)) == ["first", "second"]
