@@ -4,6 +4,7 @@ Everything here bears a repeat: a delivery that is processed twice decides once.
 table of chat accounts says; what they may, the same rules as everywhere.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from django.contrib.auth.models import AbstractUser
 
 from credentials.vault import VaultError
 from sopengine import inbox
-from sopengine.errors import StepError
+from sopengine.errors import Permanent, StepError
 from tasks import approvals, questions, signed
 from tasks.models import Approval, ChatAccount
 from tasks.transports import Choice, slack
@@ -35,6 +36,8 @@ NOT_OURS = "This button is not one of ours, or too old to be used."
 CLOSED_TEXT = "The text of this question cannot be opened here."
 CHANGED = "You have changed the text. Choose “{label}” to send your words, or put the text back."
 State = Approval.State
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +176,17 @@ def _approve_rest(message: str, person: AbstractUser) -> str:
 
 
 def tell(asked: Asked, text: str) -> None:
-    """Tell the person alone, in the channel where it was asked, else in the conversation with them."""
-    if text:
+    """Tell the person alone, in the channel where it was asked, else in the conversation with them.
+
+    What Slack does not take for good (a channel that we are not in) is only logged: what was asked for is
+    done or refused all the same.
+    """
+    if not text:
+        return
+    try:
         slack.whisper(asked.channel or asked.person, asked.person, text)
+    except Permanent as error:
+        log.warning("a person in Slack was not told: %s", error.reason)
 
 
 # -- the window ------------------------------------------------------------------------------------

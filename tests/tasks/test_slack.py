@@ -297,6 +297,30 @@ def test_a_press_that_could_not_be_processed_is_processed_later(slack: FakeSlack
     assert state(approval) == Approval.State.OPEN
 
 
+def test_a_refusal_that_slack_does_not_take_is_no_broken_delivery(slack: FakeSlack, ana: User) -> None:
+    (approval,), said = shown(slack)
+    member("bob", "view_task")
+    receives(slack.click(said, "Send as is", "UBOB"))
+    told = Notification.objects.count()
+    slack.fail(1, error="not_in_channel")
+    deliveries.process()
+    assert Delivery.objects.get().state == Delivery.State.PROCESSED
+    assert Notification.objects.count() == told
+    assert state(approval) == Approval.State.OPEN
+
+
+def test_a_question_that_nobody_edits_can_be_opened_all_the_same(
+    slack: FakeSlack, settings: Settings
+) -> None:
+    option = {"key": "seen", "label": "I have seen to it", "outcome": "next"}
+    begun(published({"handler": "human.ask", "with": {"question": "Who?", "options": [option]}}))
+    engine.drain()
+    outbox.pump()
+    (said,) = [said for said in public(slack) if said.buttons]
+    assert list(said.buttons) == ["Open", "I have seen to it", "Open the page"]
+    assert "Who?" in said.words
+
+
 # -- the window to edit ----------------------------------------------------------------------------
 
 
