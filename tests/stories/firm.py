@@ -124,12 +124,15 @@ class Firm(Stage):
     def rests(self) -> Self:
         """Wait until nothing is left to do at this hour, down to the last message to chat."""
         eventually(
-            lambda: not due(self.desk, self.now()),
+            lambda: not self._due(),
             PATIENCE,
             every=BETWEEN_LOOKS,
-            what=lambda: f"left to do: {due(self.desk, self.now())}\n{self.said()}",
+            what=lambda: f"left to do: {self._due()}\n{self.said()}",
         )
         return self
+
+    def _due(self) -> Counter[str]:
+        return due(self.desk, self.now(), down="chat" if self.slack.is_down else "")
 
     # -- what happens outside -------------------------------------------------------------------
 
