@@ -193,6 +193,11 @@ class FakeSlack(ThreadingHTTPServer):
         self._faults.clear()
         self._for_ever = None
 
+    @property
+    def is_down(self) -> bool:
+        """Return whether every call goes wrong until it recovers."""
+        return self._for_ever is not None
+
     def fault(self) -> Fault:
         """Return how the next call goes."""
         with self._lock:

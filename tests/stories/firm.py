@@ -113,7 +113,11 @@ class Firm(Stage):
 
     def now(self) -> datetime:
         """Return what the clocks of the processes show."""
-        return datetime.now(UTC) + timedelta(seconds=float(self._clock.read_text()))
+        return datetime.now(UTC) + timedelta(seconds=self.offset())
+
+    def offset(self) -> float:
+        """Return by how many seconds the clocks of the processes are ahead."""
+        return float(self._clock.read_text())
 
     def at(self, day: str, hour: str = "09:00") -> Self:
         """Move every clock to this hour, and wait until all that is due then is done."""
@@ -124,12 +128,15 @@ class Firm(Stage):
     def rests(self) -> Self:
         """Wait until nothing is left to do at this hour, down to the last message to chat."""
         eventually(
-            lambda: not due(self.desk, self.now()),
+            lambda: not self._due(),
             PATIENCE,
             every=BETWEEN_LOOKS,
-            what=lambda: f"left to do: {due(self.desk, self.now())}\n{self.said()}",
+            what=lambda: f"left to do: {self._due()}\n{self.said()}",
         )
         return self
+
+    def _due(self) -> Counter[str]:
+        return due(self.desk.sql, self.offset(), down="chat" if self.slack.is_down else "")
 
     # -- what happens outside -------------------------------------------------------------------
 

@@ -7,11 +7,11 @@ or what comes of it is written first. So one look is enough, however slow the ma
 
 import json
 from collections import Counter
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from tasks import crm_line, folding, outbox, summary, triggers
-from tests.faults.desk import Desk
+from tests.faults.desk import Row
 
 SCHEDULES = """
 SELECT s.slug, s.cursor, (v.definition -> 'trigger')::text AS trigger
@@ -24,7 +24,7 @@ RUNS = f"""
 SELECT 'run of ' || s.slug || ', ' || t.step || ', ' || t.status || ' ' || t.waiting_for AS what
 FROM tasks_task t JOIN tasks_sopversion v ON v.id = t.version_id JOIN tasks_sop s ON s.id = v.sop_id
 LEFT JOIN tasks_task p ON p.id = t.parent_id
-WHERE t.status IN ('running', 'ready') OR t.wake_at <= '{{now}}' OR t.scrub_at <= '{{now}}'
+WHERE t.status IN ('running', 'ready') OR t.wake_at <= {{now}} OR t.scrub_at <= {{now}}
   OR (t.status IN {OPEN} AND p.status = 'cancelled')
   OR (t.status = 'waiting' AND (
     t.mailbox::text <> '[]'
@@ -40,8 +40,9 @@ MESSAGES = f"""
 SELECT 'message of kind ' || n.kind || ' to ' || n.medium || ' ' || n.channel || ' ' || n.reason
 FROM tasks_notification n LEFT JOIN tasks_notification o ON o.id = n.replaces_id
 WHERE n.state = 'pending'
-  AND NOT EXISTS (SELECT 1 FROM tasks_pulse WHERE name = n.medium || ':away' AND at > '{{now}}')
-  AND (n.wake_at <= '{{now}}' OR (n.wake_at <= '{{soon}}'
+  AND NOT (n.medium = '{{down}}'
+    AND EXISTS (SELECT 1 FROM tasks_pulse WHERE name = n.medium || ':away' AND at > {{now}}))
+  AND (n.wake_at <= {{now}} OR (n.wake_at <= {{soon}}
     AND NOT (n.attempts = 0 AND n.reason = '{folding.FOLDING}')
     AND NOT (n.replaces_id IS NOT NULL AND o.state = 'pending' AND o.reason = '{folding.FOLDING}')))
 UNION ALL SELECT 'text of a message that is kept too long' FROM tasks_notification
@@ -56,7 +57,7 @@ SELECT 'delivery from ' || source || ' ' || reason FROM sopengine_delivery WHERE
 """
 # Of a CRM that comes and goes within five minutes staff are told when it lasts.
 CRM = """
-SELECT 'try of the ' || service FROM crm_health WHERE state IN ('silent', 'pausing') AND until <= '{now}'
+SELECT 'try of the ' || service FROM crm_health WHERE state IN ('silent', 'pausing') AND until <= {now}
 UNION ALL SELECT 'news of the ' || h.service FROM crm_health h WHERE generation > told
   AND NOT (state = 'silent' AND since > '{lately}' AND coalesce((
     SELECT dedupe LIKE '%:answers' AND created_at > h.since - interval '5 minutes' FROM tasks_notification
@@ -65,25 +66,34 @@ UNION ALL SELECT 'news of the ' || h.service FROM crm_health h WHERE generation 
 ROWS = "UNION ALL".join((RUNS, MESSAGES, DELIVERIES, CRM))
 
 
-def due(desk: Desk, now: datetime) -> Counter[str]:
-    """Return what is to be done by this moment and is not done yet, all of it at one moment."""
+def due(sql: Callable[[str], list[Row]], offset: float, *, down: str = "") -> Counter[str]:
+    """Return what is to be done and is not done yet, all of it at one moment.
+
+    The clocks of the firm are `offset` seconds ahead.
+    `down` is the medium that is away because the test wants it so: what waits for it is not due. Who
+    did not answer on a slow machine in time is tried again, and that is waited for.
+    """
+    now = datetime.now(UTC) + timedelta(seconds=offset)
     # First the schedules: the cursor of one moves with the start of its run.
-    found = Counter(f"slot of {row['slug']}" for row in desk.sql(SCHEDULES) if _has_come(row, now))
-    return found + Counter(row["what"] for row in desk.sql(ROWS.format(**_moments(now))))
+    found = Counter(f"slot of {row['slug']}" for row in sql(SCHEDULES) if _has_come(row, now))
+    return found + Counter(row["what"] for row in sql(ROWS.format(down=down, **_moments(now, offset))))
 
 
-def _has_come(schedule: dict[str, Any], now: datetime) -> bool:
+def _has_come(schedule: Row, now: datetime) -> bool:
     slot = triggers.next_slot(json.loads(schedule["trigger"] or "{}"), schedule["cursor"])
     return slot is not None and slot <= now
 
 
-def _moments(now: datetime) -> dict[str, str]:
+def _moments(now: datetime, offset: float) -> dict[str, str]:
     day = summary.day_before(now).ends
-    moments = {
-        "now": now,
-        "soon": now + outbox.LEASE,
-        "lately": now - crm_line.FLAPPING,
-        "week_ago": now - outbox.KEEPS,
-        "day": day,
+    # The clock of the database, read after its rows: a look that came late must not miss who was quicker.
+    clock = f"(clock_timestamp() + interval '{offset} seconds')"
+    lease = outbox.LEASE.total_seconds()
+    return {
+        "now": clock,
+        "soon": f"({clock} + interval '{lease} seconds')",
+        "lately": (now - crm_line.FLAPPING).isoformat(),
+        "week_ago": (now - outbox.KEEPS).isoformat(),
+        "day": day.isoformat(),
+        "summary": f"summary:{day:%Y-%m-%d}",
     }
-    return {name: at.isoformat() for name, at in moments.items()} | {"summary": f"summary:{day:%Y-%m-%d}"}

@@ -7,11 +7,17 @@ import pytest
 from tests.processes import eventually
 from tests.stories.firm import Firm, moment
 from tests.stories.rest import due
+from tests.stories.stage import Row
 
 CAMPAIGN, ONE, SECOND = "past-customer-reactivation", "reactivate-customer", "reactivation-follow-up"
 CHILD = "(SELECT id FROM tasks_task WHERE waiting_for LIKE 'approval:%' ORDER BY id LIMIT 1)"
 CHILDREN = "parent_id IS NOT NULL AND status = 'waiting'"
 MESSAGE = "kind = 'approval'"
+DUE = f"UPDATE tasks_notification SET state = 'pending', wake_at = '{{now}}' WHERE {MESSAGE}"
+AWAY = (
+    "WITH away AS (INSERT INTO tasks_pulse (name, at, data) "
+    "VALUES ('chat:away', '{now}'::timestamptz + interval '5 seconds', '{{}}'))"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -20,16 +26,16 @@ def _prepared(firm: Firm) -> None:
 
 
 def test_what_an_hour_brings_is_named_until_the_last_message_is_posted(firm: Firm) -> None:
-    assert due(firm.desk, firm.now()) == {}
+    assert due(firm.desk.sql, firm.offset()) == {}
     firm.stand_at(moment("2027-02-15", "09:00") + timedelta(seconds=0.5))
-    assert due(firm.desk, firm.now()) == {f"slot of {CAMPAIGN}": 1}
+    assert due(firm.desk.sql, firm.offset()) == {f"slot of {CAMPAIGN}": 1}
 
     def worked_off() -> bool:
         firm.desk.sweep()
         firm.desk.manage("engine", "drain")
-        return not due(firm.desk, firm.now())
+        return not due(firm.desk.sql, firm.offset())
 
-    eventually(worked_off, 60, what=lambda: due(firm.desk, firm.now()))
+    eventually(worked_off, 60, what=lambda: due(firm.desk.sql, firm.offset()))
     assert firm.results(ONE) == {"waiting": 5, "skipped": 2}
     assert firm.said_in("#marketing", "5 questions wait for an answer.")
 
@@ -70,6 +76,10 @@ NAMED = {
         f"wake_at = '{{now}}'::timestamptz + interval '3 seconds' WHERE {MESSAGE}",
         "message of kind approval to chat #marketing paced",
     ),
+    "a message to a chat that was too slow once": (
+        f"{AWAY} {DUE}",
+        "message of kind approval to chat #marketing ",
+    ),
     "a question that nobody was told of": (
         f"UPDATE tasks_approval SET message_id = NULL WHERE task_id = {CHILD}",
         "question that nobody was told of",
@@ -84,11 +94,7 @@ UNNAMED = {
         "UPDATE tasks_notification SET state = 'pending', attempts = 0, reason = 'folding', "
         f"wake_at = '{{now}}'::timestamptz + interval '30 seconds' WHERE {MESSAGE}"
     ),
-    "a message while chat is away": (
-        "WITH away AS (INSERT INTO tasks_pulse (name, at, data) "
-        "VALUES ('chat:away', '{now}'::timestamptz + interval '5 seconds', '{{}}')) "
-        f"UPDATE tasks_notification SET state = 'pending', wake_at = '{{now}}' WHERE {MESSAGE}"
-    ),
+    "a message while chat is away": f"{AWAY} {DUE}",
 }
 
 
@@ -102,14 +108,29 @@ def test_what_somebody_will_see_to_is_named(firm: Firm, change: str) -> None:
 
 @pytest.mark.parametrize("change", UNNAMED)
 def test_what_waits_for_a_later_hour_is_not_named(firm: Firm, change: str) -> None:
-    assert names_after(firm, UNNAMED[change]) == []
+    assert names_after(firm, UNNAMED[change], down="chat") == []
 
 
-def names_after(firm: Firm, statement: str) -> list[str]:
+def test_a_look_that_is_late_does_not_miss_who_takes_a_message_meanwhile(firm: Firm) -> None:
+    lease = f"clock_timestamp() + interval '{firm.offset() + 60} seconds'"
+    take = f"UPDATE tasks_notification SET state = 'pending', attempts = 1, wake_at = {lease} WHERE {MESSAGE}"
+
+    def taken_meanwhile(statement: str) -> list[Row]:
+        firm.desk.sql(take)
+        return firm.desk.sql(statement)
+
+    firm.desk.sql("BEGIN")
+    try:
+        assert due(taken_meanwhile, firm.offset()) == {"message of kind approval to chat #marketing ": 1}
+    finally:
+        firm.desk.sql("ROLLBACK")
+
+
+def names_after(firm: Firm, statement: str, down: str = "") -> list[str]:
     """Return what a look names after this change of the rows, which is then undone."""
     firm.desk.sql("BEGIN")
     try:
         firm.desk.sql(statement.format(now=firm.now().isoformat()))
-        return sorted(due(firm.desk, firm.now()))
+        return sorted(due(firm.desk.sql, firm.offset(), down=down))
     finally:
         firm.desk.sql("ROLLBACK")
