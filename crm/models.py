@@ -61,3 +61,22 @@ class Health(models.Model):
 
     def __str__(self) -> str:
         return self.service
+
+
+class Newcomer(models.Model):
+    """Somebody whom a run is entering into the CRM, or has lately. Only `crm.newcomers` writes it.
+
+    `person` is a keyed hash of a mail address or a phone number. The turn belongs to whoever has put its
+    mark into `mark`, until `until`; `entered_by` is the mark under which the CRM has taken the person.
+    """
+
+    person = models.CharField(max_length=64, primary_key=True)
+    mark = models.CharField(max_length=32, blank=True, default="")
+    until = models.DateTimeField(db_index=True)
+    entered_by = models.CharField(max_length=32, blank=True, default="")
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.person[:8]

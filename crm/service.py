@@ -14,11 +14,12 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from django.conf import settings
 
-from crm import health, phones
+from crm import health, newcomers, phones
 from crm.access import access_for
 from crm.filters import matches
 from crm.provider import MAX_PAGES, SEARCH_LIMIT, Connection, Page, Provider, providers
@@ -232,9 +233,18 @@ class CrmService:
         return self.customers.update(record_id, attributes, key=key)
 
     def get_or_create(
-        self, attributes: Mapping[str, Any], *, key: str, keep: Collection[str] = ()
+        self,
+        attributes: Mapping[str, Any],
+        *,
+        key: str,
+        keep: Collection[str] = (),
+        since: datetime | None = None,
     ) -> tuple[Customer, bool]:
         """Return the customer with this mail address or phone number, and whether it was created now.
+
+        A customer whom an earlier try under this key has created was created now, too; where nobody knows
+        who created it, one who is there only `since` the first try. Of several runs that hear of one
+        person at the same moment, one creates the customer and the others find it.
 
         One who exists gets what is new: nothing that is filled becomes empty, lists and notes grow, a wish
         not to be contacted stays, and so do status and source, which tell how a customer began, and what
@@ -242,11 +252,27 @@ class CrmService:
         and DataError when neither mail nor phone is given.
         """
         wanted = _with_one_phone(attributes)
-        known = self._known(wanted)
+        if not self.guarded:
+            known = self._known(wanted)
+            return self._entered(known, wanted, key, keep), known is None or _is_since(known, since)
+        health.demand(self.service)  # before a turn is taken that a line which is held could not use
+        with newcomers.turn(_people(wanted), key, self.provider.connection.deadline) as turn:
+            known = self._known(wanted)
+            customer = self._entered(known, wanted, key, keep)
+            if known is None:
+                turn.entered()
+                return customer, True
+            made_by_us = turn.is_ours()
+        return customer, _is_since(known, since) if made_by_us is None else made_by_us
+
+    def _entered(
+        self, known: Customer | None, wanted: Mapping[str, Any], key: str, keep: Collection[str]
+    ) -> Customer:
+        """Create who is not known, and give one who is what is new."""
         if known is None:
-            return self.create(wanted, key=key), True
+            return self.create(wanted, key=key)
         news = self._news(known, wanted, keep)
-        return (self.update(known.id, news, key=_key_of(key, news)) if news else known), False
+        return self.update(known.id, news, key=_key_of(key, news)) if news else known
 
     def recheck(
         self, customer_id: str, *, filters: Mapping[str, Any] | None = None, address: str = ""
@@ -437,6 +463,16 @@ def _with_one_phone(attributes: Mapping[str, Any]) -> dict[str, Any]:
     if number := phones.e164(wanted.get("phone")):
         wanted["phone"] = number
     return wanted
+
+
+def _people(wanted: Mapping[str, Any]) -> list[str]:
+    """Return by what somebody is known: the mail address and the phone number, as far as they can be used."""
+    return [one for one in (_folded(wanted.get("email")), phones.e164(wanted.get("phone"))) if one]
+
+
+def _is_since(customer: Customer, since: datetime | None) -> bool:
+    """Say whether the CRM has the customer only since then."""
+    return since is not None and customer.created_at is not None and customer.created_at >= since
 
 
 def _folded(mail: Any) -> str:

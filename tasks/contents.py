@@ -38,17 +38,27 @@ def content_of(row: Notification) -> Content:
     batch = tuple(_on_one_line(card) for card in asking.cards(row))
     if row.kind == "approval" and all(card.decided for card in batch):
         raise Moot
-    text = asking.words(row) or _text(row)
+    text = asking.words(row) or text_of(row)
     times = folding.more_times(row)
     if times:
         text = f"{text}\nThis happened {times} more time{'' if times == 1 else 's'} since it was last told."
     return Content(text, _link(row, batch), max(1, times), batch)
 
 
-def _text(row: Notification) -> str:
+def text_of(row: Notification) -> str:
+    """Return the text as it was written; LookupError when it is gone."""
+    return _said(row)["text"]
+
+
+def address_of(row: Notification) -> str:
+    """Return the one address that a mail to several people is for by now; "" while it is for all."""
+    return _said(row).get("to", "") if row.sealed is not None else ""
+
+
+def _said(row: Notification) -> dict[str, str]:
     if row.sealed is None:
         raise LookupError("the text is gone")
-    said: str = vault.unseal(row.sealed, table=TABLE, row=str(row.pk), field="sealed")["text"]
+    said: dict[str, str] = vault.unseal(row.sealed, table=TABLE, row=str(row.pk), field="sealed")
     return said
 
 

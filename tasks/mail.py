@@ -35,6 +35,7 @@ from tasks.outcome import AuthError, DataError, Deadline, Permanent, StepError, 
 
 SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 ENCODING = "utf-8"
+MAILBOX = "mail_mailbox"  # the code of a mailbox that takes nothing for now: full, or greylisted
 _ANSWER = re.compile(rb"([2-5]\d\d)(?:([ -])[^\n]*|\r)?\n")
 _LONGEST_LINE = 8192  # bytes of one line of an answer
 _MOST_LINES = 100
@@ -260,6 +261,8 @@ def _explain(error: Exception, in_the_air: bool) -> StepError:
     code = _smtp_code(error)
     if code >= 500:
         return _refusal(error, code)
+    if 400 <= code != 421 and isinstance(error, smtplib.SMTPRecipientsRefused):
+        return Transient(f"The mail server refuses the address for now ({code}).", code=MAILBOX, sent="no")
     if code >= 400:
         return Transient(f"The mail server asks to try again later ({code}).", code="mail_later", sent="no")
     return Transient("The mail server cannot be reached.", code="mail_unreachable", sent="no")

@@ -23,9 +23,10 @@ def away_pulse(medium: str) -> str:
     return f"{medium}:away"
 
 
-def sealed_notice(id: UUID | str, text: str) -> str:  # noqa: A002 - the row's id
-    """Return the sealed column of the notification with this id."""
-    return vault.seal({"text": text}, table=TABLE, row=str(id), field="sealed")
+def sealed_notice(id: UUID | str, text: str, to: str = "") -> str:  # noqa: A002 - the row's id
+    """Return the sealed column of the notification with this id; `to` is the one address it is for."""
+    said = {"text": text, "to": to} if to else {"text": text}
+    return vault.seal(said, table=TABLE, row=str(id), field="sealed")
 
 
 def is_mailed(severity: str) -> bool:

@@ -8,6 +8,7 @@ is sent that way until the next try, however many messages wait; none is given u
 
 import logging
 import random
+from collections import deque
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -18,7 +19,7 @@ from django.db.models import Case, CharField, F, Q, QuerySet, Value, When
 
 from sopengine import clock
 from sopengine.errors import AuthError, Permanent, RateLimited, StepError, Transient
-from tasks import asking, contents, folding, journal, staff_mail
+from tasks import asking, contents, folding, journal, mail, staff_mail
 from tasks.models import Approval, ChatAccount, Notification, Pace, Pulse, Task
 from tasks.notices import away_pulse, escalate, post, sealed_notice
 from tasks.transports import Message, Transport, open_transport
@@ -54,10 +55,9 @@ def pump(limit: int = 50) -> int:
             return 0
         _tell()
         transport = open_transport()
-        for id_ in _due(limit):
-            if clock.monotonic() >= ends:
-                break
-            posted += _deliver(id_, transport)
+        due = deque(_due(limit))
+        while due and clock.monotonic() < ends:
+            posted += _deliver(due.popleft(), transport, due)
     except Exception as error:
         # The caller's work is done; what could not be posted is still due.
         log.error("outbox stopped: %s", type(error).__name__)
@@ -90,14 +90,18 @@ def _due(limit: int) -> list[UUID]:
     return list(due.order_by(first, "wake_at", "created_at", "pk").values_list("id", flat=True)[:limit])
 
 
-def _deliver(id_: UUID, transport: Transport) -> bool:
-    """Claim one message and post it; False when another process has it, or it could not be posted."""
+def _deliver(id_: UUID, transport: Transport, due: deque[UUID]) -> bool:
+    """Claim one message and post it; False when another process has it, or it could not be posted.
+
+    What is for more people than one adds theirs to what is `due`.
+    """
     row = _claim(id_)
     if row is None:
         return False
     try:
         if _waits(row, transport):
             return False
+        due.extendleft(_shared_out(row))
         reference = _send(row, transport)
     except contents.Moot:
         _sent(row, "", reason=ANSWERED)
@@ -156,11 +160,23 @@ def _put_off(row: Notification, wait: timedelta, reason: str) -> None:
     _ours(row).update(wake_at=journal.database_now() + wait, attempts=F("attempts") - 1, reason=reason)
 
 
+def _shared_out(row: Notification) -> list[UUID]:
+    """Write the mails to the others, if this one is for several people; return their ids."""
+    others = staff_mail.share_out(row)
+    if not others:
+        return []
+    with transaction.atomic():
+        if not _ours(row).update(sealed=row.sealed):
+            return []
+        Notification.objects.bulk_create(others)
+    return [other.pk for other in others]
+
+
 def _send(row: Notification, transport: Transport) -> str:
     """Send the message on its way; return the other side's own id for it."""
     message = _message(row, transport)
     if row.medium == Medium.MAIL:
-        return staff_mail.send(message, staff_mail.addresses(row.recipient))
+        return staff_mail.send(message, row)
     if row.replaces is None:
         return transport.post(message)
     never = row.replaces.state == State.DEAD or row.replaces.reason == ANSWERED
@@ -258,7 +274,7 @@ def _failed(row: Notification, error: StepError, transport: Transport) -> None:
         until = now + _wait(row.attempts, error.retry_after)
         _ours(row).update(wake_at=until, reason=reason)
         _pause_channel(row, now, until, transport)
-    elif isinstance(error, Transient | AuthError):
+    elif isinstance(error, Transient | AuthError) and error.reason != mail.MAILBOX:
         # Nobody is there, or nobody knows us: so it is for all, and no message's own fault.
         _ours(row).update(wake_at=_goes_away(row.medium, error, now), reason=reason)
     elif isinstance(error, Permanent) or row.attempts >= MOST_TRIES:

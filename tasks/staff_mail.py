@@ -1,15 +1,18 @@
 """Messages to staff by mail: what is an error or worse, and what is for one person alone."""
 
 from collections.abc import Sequence
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser
 
-from sopengine.errors import DataError, Permanent, StepError
-from tasks import mail
+from sopengine.errors import DataError, Permanent
+from tasks import contents, journal, mail
 from tasks.contents import one_line
 from tasks.crew import StepDeadline
+from tasks.models import Notification
+from tasks.notices import sealed_notice
 from tasks.transports import Card, Message
 
 SECONDS = 10.0  # that one message may take
@@ -22,23 +25,50 @@ def addresses(recipient: AbstractUser | None) -> Sequence[str]:
     return [recipient.email] if recipient.email and recipient.is_active else []
 
 
-def send(message: Message, to: Sequence[str]) -> str:
-    """Send the message, one letter each, and return its Message-ID, or raise a StepError.
+def share_out(row: Notification) -> list[Notification]:
+    """Make a mail that is for several people one for the first of them; return those for the others.
 
-    A letter has the same Message-ID at every try, so that a second one shows as the first. An address
-    that is refused for good does not keep the letter from the others.
+    Each is then tried, given up and posted again for itself: whoever cannot be reached keeps nobody
+    waiting, and nobody gets it again for another one's sake.
     """
+    to = addresses(row.recipient)
+    if row.medium != Notification.Medium.MAIL or len(to) < 2 or contents.address_of(row):
+        return []
+    text = contents.content_of(row).text
+    row.sealed = sealed_notice(row.pk, contents.text_of(row), to[0])
+    return [_copy(row, text, address) for address in to[1:]]
+
+
+def _copy(row: Notification, text: str, address: str) -> Notification:
+    copy = Notification(
+        id=uuid4(),
+        task_id=row.task_id,
+        approval_id=row.approval_id,
+        kind=row.kind,
+        severity=row.severity,
+        channel=row.channel,
+        medium=row.medium,
+        created_at=row.created_at,
+        wake_at=journal.database_now(),
+    )
+    copy.sealed = sealed_notice(copy.pk, text, address)
+    return copy
+
+
+def send(message: Message, row: Notification) -> str:
+    """Send the message of this row to whom it is for and return its Message-ID, or raise a StepError.
+
+    It has the same Message-ID at every try, so that a second one shows as the first.
+    """
+    to, only = addresses(row.recipient), contents.address_of(row)
+    if only:
+        to = [only] if only in to else []  # who is no longer to hear of errors hears of none
     if not to:
         raise Permanent("There is nobody to get this mail.", code="no_address")
-    deadline = StepDeadline(SECONDS)
-    refused: list[StepError] = []
-    for address in to:
-        try:
-            mail.send(letter(message, address), deadline)
-        except (Permanent, DataError) as error:
-            refused.append(error)
-    if len(refused) == len(to):
-        raise refused[0]
+    try:
+        mail.send(letter(message, to[0]), StepDeadline(SECONDS))
+    except DataError as error:
+        raise Permanent(error.message, code=error.reason) from None
     return mail.message_id(message.id)
 
 

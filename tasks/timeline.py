@@ -49,6 +49,7 @@ REASONS: Mapping[str, str] = {
     "customer_gone": "the customer is no longer in the CRM",
     "forbidden": "the other system knows us and does not allow this",
     "another_name": "the CRM has somebody of another name with this mail or phone",
+    "entering": "another run was entering the same person",
     "field_map": "the field map between the CRM and us cannot be used",
     "filter_ignored": "the CRM returned records that were not asked for",
     "held": "calls to the CRM are held",

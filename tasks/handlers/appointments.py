@@ -155,6 +155,28 @@ def _customer(step: StepRun, given: str) -> str:
     return str(customer)
 
 
+class Others(BaseModel):
+    """What else the customer is booked for: how many, and when, as people say it."""
+
+    count: Open[int]
+    spoken: Open[str]
+
+
+@handler("appointments.others", crm=True, results=Others)
+def others(step: StepRun, *, appointment_id: str, start: datetime | str, customer_id: str = "") -> Outcome:
+    """Find the customer's other appointments that stand and lie ahead, up to two months after this one."""
+    now, customer = clock.now(), _customer(step, customer_id)
+    found = step.crm.appointments.query(**{"from": now, "to": max(_moment(start), now) + MOVED_BY})
+    standing = [
+        item.start
+        for item in found
+        if item.customer_id == customer and item.id != appointment_id and item.start > now and _stands(item)
+    ]
+    return Done(
+        values={"count": len(standing), "spoken": ", ".join(_spoken(one) for one in sorted(standing))}
+    )
+
+
 # -- before a reminder -------------------------------------------------------------------------------
 
 

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
+from dateutil import parser
 from django.conf import settings
 from pydantic import BaseModel
 
@@ -36,6 +37,11 @@ CUSTOMER_NAMES = (
     "customer_services",
     "customer_last_service",
 )
+LONGEST_TIME = 80  # characters of a time that was agreed
+_TWO_DAYS = (datetime(2001, 1, 1, 1), datetime(2002, 2, 2, 2))
+_YEAR_FIRST = re.compile(r"\d{4}\D")
+_WEEKDAY = re.compile(r"(?i)\b(mon|tue|wed|thu|fri|sat|sun)")
+_ZONE_BY_SIGN = re.compile(r"(?i)[a-z]\s*[+-]\s*\d")  # GMT+2: half of the world means it the other way round
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 
@@ -48,6 +54,7 @@ class Read(BaseModel):
     has_phone: Open[bool]
     has_email: Open[bool]
     has_appointment: Open[bool]
+    unread: Open[bool]
     wants_appointment: Open[bool]
     start: Open[str | None]
     end: Open[str | None]
@@ -77,15 +84,21 @@ def read(
     """Put what is known of a call into words: who called, what about, for how long, agreed for when.
 
     Of an outgoing call the number is that of the one who was called. A time without a zone is meant on
-    the business's clock; a time that is over when the call ends is no appointment.
+    the business's clock; a time that is over when the call ends is no appointment. One that cannot be
+    read is `unread`, and stands in the note in its own words.
     """
     phone = phones.e164(to_number if direction == "outbound" else from_number)
-    start = _moment(appointment_start)
-    end = _end(start, _moment(appointment_end))
+    agreed = " ".join((appointment_start or "").split())[:LONGEST_TIME]
+    start = _moment(agreed)
+    unread = bool(agreed) and start is None
+    end = _end(start, _moment((appointment_end or "").strip()))
     ahead = start is not None and start > clock.now()
     code = _code(intent)
     kind = (appointment_type or "").strip() or "visit"
     when = _spoken(start) if start and ahead else ""
+    noted = (
+        f"agreed for “{agreed}”, which could not be read ({kind})" if unread else when and f"{when} ({kind})"
+    )
     return Done(
         values={
             "customer_name": (name or "").strip() or None,
@@ -94,27 +107,62 @@ def read(
             "has_phone": bool(phone),
             "has_email": bool((email or "").strip()),
             "has_appointment": ahead,
-            "wants_appointment": code in WANTS_A_TIME and not ahead,
+            "unread": unread,
+            "wants_appointment": code in WANTS_A_TIME and not ahead and not unread,
             "start": start.isoformat() if start and ahead else None,
             "end": end.isoformat() if end and ahead else None,
             "intent": code,
             "when": when,
             "type": kind,
-            "note": _note(step.now, summary, code, duration_seconds, f"{when} ({kind})" if when else ""),
+            "note": _note(step.now, summary, code, duration_seconds, noted),
             "remark": f"Last call {_day(step.now)}: {code.replace('_', ' ')}.",
         }
     )
 
 
-def _moment(text: str | None) -> datetime | None:
-    """Return the moment in UTC, or None when the call has none that can be read."""
+def _moment(text: str) -> datetime | None:
+    """Return the moment in UTC, or None when there is none that can be read in one way only."""
+    moment = _written_as_agreed(text) or _written_otherwise(text)
+    if moment is not None and moment.tzinfo is None:
+        moment = moment.replace(tzinfo=ZoneInfo(settings.TIME_ZONE))
+    return moment and moment.astimezone(UTC)
+
+
+def _written_as_agreed(text: str) -> datetime | None:
+    """Return a date with a time as the source should write it; a day alone has no hour to come at."""
     try:
-        moment = datetime.fromisoformat((text or "").strip())
+        return datetime.fromisoformat(text) if ":" in text or "T" in text else None
     except ValueError:
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=ZoneInfo(settings.TIME_ZONE))
-    return moment.astimezone(UTC)
+
+
+def _written_otherwise(text: str) -> datetime | None:
+    """Return what people write, such as 03/14/2027 12:00 PM; None where it can be read in two ways.
+
+    What is left out (a year, an hour) is filled from two different days: then both are not the same. A
+    date that begins with its year goes on with the month, and a weekday must be that of its date.
+    """
+    if _ZONE_BY_SIGN.search(text):
+        return None
+    orders = (False,) if _YEAR_FIRST.match(text) else (False, True)
+    try:
+        found = {
+            parser.parse(text, default=day, dayfirst=order, tzinfos=_zone)
+            for day in _TWO_DAYS
+            for order in orders
+        }
+    except (ValueError, OverflowError, TypeError):
+        return None
+    moment = found.pop() if len(found) == 1 else None
+    days = {name.lower() for name in _WEEKDAY.findall(text)}
+    return moment if moment and days <= {f"{moment:%a}".lower()} else None
+
+
+def _zone(name: str | None, offset: int | None) -> tzinfo | None:
+    """Return the zone of an offset; a zone by its name alone is one of several."""
+    if offset is None and name is not None:
+        raise ValueError("a zone without its offset")
+    return None if offset is None else timezone(timedelta(seconds=offset))
 
 
 def _end(start: datetime | None, end: datetime | None) -> datetime | None:

@@ -368,13 +368,13 @@ def upsert(
     """
     wanted = {name: value for name, value in attributes.items() if value not in (None, "", [])}
     try:
-        customer, created = step.crm.get_or_create(wanted, key=step.key("upsert"), keep=CLAIMED)
+        customer, created = step.crm.get_or_create(
+            wanted, key=step.key("upsert"), keep=CLAIMED, since=step.now
+        )
     except Unclear:
         return Branch(to=several, values={"was": "several"})
-    # A try whose answer was lost has created the customer whom this one finds.
-    made_now = created or (customer.created_at is not None and customer.created_at >= step.now)
-    values = {**step.crm.customer_fields(customer), "was": "new" if made_now else "known"}
-    return Branch(to=new if made_now else known, values=values)
+    values = {**step.crm.customer_fields(customer), "was": "new" if created else "known"}
+    return Branch(to=new if created else known, values=values)
 
 
 def look_for_update(

@@ -108,7 +108,7 @@ SPANS = st.tuples(st.integers(0, 5 * 24 * 4), st.integers(1, 60))
 @given(st.lists(SPANS, max_size=12), st.integers(10, 200))
 def test_whatever_is_booked_a_free_time_is_free(spans: list[tuple[int, int]], minutes: int) -> None:
     begin = clock.now().replace(minute=0, second=0, microsecond=0)
-    booked = [
+    booked: list[Any] = [
         appointment(
             number,
             start=begin + timedelta(minutes=15 * start),
@@ -211,3 +211,22 @@ def test_what_does_not_stand_is_cancelled(settings: Settings, status: str) -> No
     step = step_run(crm=Book(records))
     outcome: Any = run("appointments.look", step, appointment_id="app_1", start="2027-03-14T12:00", hours=1)
     assert outcome.values["state"] == "cancelled"
+
+
+# -- a second one ------------------------------------------------------------------------------------
+
+
+def test_the_customers_other_appointments_are_those_that_stand_and_lie_ahead(settings: Settings) -> None:
+    at(settings, "2027-03-10T12:00")
+    booked: list[Any] = [
+        taken("2027-03-15T12:00", "2027-03-15T13:00", 1),  # the one that was just booked
+        taken("2027-03-20T09:00", "2027-03-20T10:00", 2),
+        taken("2027-03-14T12:00", "2027-03-14T13:00", 3),
+        taken("2027-03-10T09:00", "2027-03-10T10:00", 4),
+        taken("2027-03-16T12:00", "2027-03-16T13:00", 5, status="cancelled"),
+        taken("2027-03-17T12:00", "2027-03-17T13:00", 6, customer_id="cus_2"),
+    ]
+    crm = step_run(crm=Book(booked))
+    asked = {"appointment_id": "app_1", "start": "2027-03-15T12:00", "customer_id": "cus_1"}
+    outcome: Any = run("appointments.others", crm, **asked)
+    assert outcome.values == {"count": 2, "spoken": "Sun 14 Mar 12:00 CDT, Sat 20 Mar 09:00 CDT"}

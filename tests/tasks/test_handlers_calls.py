@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.outcome import Branch, Done
@@ -58,7 +58,9 @@ def test_the_number_is_the_customers(call: dict[str, str], phone: str | None) ->
         ("2099-03-14T12:00", "2099-03-14T11:00", ("2099-03-14T17:00:00+00:00", "2099-03-14T18:00:00+00:00")),
         ("2099-03-14T12:00Z", None, ("2099-03-14T12:00:00+00:00", "2099-03-14T13:00:00+00:00")),
         ("2001-03-14T12:00", None, (None, None)),
-        ("tomorrow at noon", None, (None, None)),
+        ("2099-03-14 12:00 PM", None, ("2099-03-14T17:00:00+00:00", "2099-03-14T18:00:00+00:00")),
+        ("03/14/2099 12:00 PM", None, ("2099-03-14T17:00:00+00:00", "2099-03-14T18:00:00+00:00")),
+        ("Sat, March 14, 2099 at 3 pm", None, ("2099-03-14T20:00:00+00:00", "2099-03-14T21:00:00+00:00")),
         (None, None, (None, None)),
     ],
 )
@@ -68,6 +70,35 @@ def test_an_appointment_is_a_time_that_lies_ahead(start: str | None, end: str | 
     assert values["has_appointment"] is (found[0] is not None)
     assert values["wants_appointment"] is (found[0] is None)
     assert ("Appointment:" in values["note"]) is (found[0] is not None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Sunday at noon",
+        "03/04/2099 12:00 PM",  # in March, or in April
+        "2099-03-14",  # at which hour?
+        "3/14 12:00",
+        "Mon 03/14/2099 12:00 PM",  # a Saturday
+        "03/14/2099 12:00 PM EST",
+        "Sat Mar 14 2099 12:00 GMT+0200",
+        "4071754800",
+    ],
+)
+def test_a_time_that_cannot_be_read_in_one_way_only_is_agreed_and_noted_in_its_own_words(words: str) -> None:
+    values = read(appointment_start=f" {words} ", intent="booking_request", appointment_type="estimate")
+    assert (values["unread"], values["has_appointment"], values["wants_appointment"]) == (True, False, False)
+    assert (values["start"], values["when"]) == (None, "")
+    wanted = f"Appointment: agreed for “{words}”, which could not be read (estimate)."
+    assert values["note"].splitlines()[-1] == wanted
+
+
+@settings(deadline=None)
+@given(st.text(max_size=200))
+def test_whatever_stands_for_a_time_is_read_or_noted_on_one_line(words: str) -> None:
+    values = read(appointment_start=words)
+    assert len(values["note"].split("\n")) <= 5
+    assert not values["unread"] or words.split()
 
 
 @given(st.text(max_size=60))

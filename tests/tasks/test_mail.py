@@ -230,7 +230,8 @@ def test_a_server_that_is_not_there_means_nothing_was_sent() -> None:
     ("field", "answer", "kind", "reason"),
     [
         ("rcpt", "550 no such ann@example.test", Permanent, "mail_recipient"),
-        ("rcpt", "450 try later", Transient, "mail_later"),
+        ("rcpt", "450 try later", Transient, "mail_mailbox"),
+        ("rcpt", "421 closing", Transient, "mail_later"),
         ("sender", "553 who are you", Permanent, "mail_sender"),
         ("sender", "421 too busy", Transient, "mail_later"),
         ("data", "554 we call this spam", Permanent, "mail_refused"),

@@ -267,6 +267,47 @@ def test_two_appointments_at_a_time_are_told_to_staff(desk: Desk) -> None:
     assert len(desk.runs("appointment-reminder")) == 2
 
 
+@pytest.mark.parametrize("words", ["03/04/2027 12:00 PM", "Sunday at noon"])
+def test_an_appointment_that_cannot_be_read_is_in_the_note_and_before_the_team(
+    desk: Desk, words: str
+) -> None:
+    ruth = lead(desk)
+    call_ended(desk, appointment_start=words)
+    assert f"agreed for “{words}”" in desk.notes(ruth)[0]
+    (told,) = desk.told("#leads-incoming")
+    assert told.startswith(
+        f"An appointment was agreed with customer {ruth} and could not be read: see the note."
+    )
+    assert (words in told, desk.letters(), desk.state.rows("appointments")) == (False, [], [])
+
+
+def test_a_second_appointment_of_one_customer_is_told_with_both_times(desk: Desk) -> None:
+    ruth = lead(desk)
+    call_ended(desk)
+    assert not [text for text in desk.told("#leads-incoming") if "replaces" in text]
+    call_ended(desk, call_id="call_2", intent="reschedule", appointment_start="2027-03-15T12:00")
+    (told,) = [text for text in desk.told("#leads-incoming") if "replaces" in text]
+    both = "Mon 15 Mar 12:00 CDT, and has Sun 14 Mar 12:00 CDT too"
+    assert told.startswith(f"Customer {ruth} now has {both}.")
+    old = desk.state.rows("appointments")[0]
+    desk.state.update("appointments", old["id"], {"status": "cancelled"}, "cancel")
+    desk.at("2027-03-14T12:00")
+    desk.at("2027-03-15T11:00")
+    assert [subject.split(" on ")[1] for subject in subjects(desk) if "Reminder" in subject] == [
+        "Mon 15 Mar 12:00 CDT"
+    ] * 2
+
+
+def test_a_customers_appointment_that_is_over_or_cancelled_is_no_second_one(desk: Desk) -> None:
+    ruth = lead(desk)
+    for number, (day, status) in enumerate((("2027-03-09", "booked"), ("2027-03-20", "cancelled")), 1):
+        times = {"start": f"{day}T15:00:00-06:00", "end": f"{day}T16:00:00-06:00"}
+        row = {"id": f"app_{number}", "customer_id": ruth, "type": "visit", "status": status}
+        desk.put("appointments", {**row, **times})
+    call_ended(desk)
+    assert not [text for text in desk.told("#leads-incoming") if "replaces" in text]
+
+
 @pytest.mark.parametrize("more", [{"summary": None, "intent": None, "duration_seconds": None}])
 def test_a_call_of_which_little_is_known_is_noted_all_the_same(desk: Desk, more: dict[str, Any]) -> None:
     ruth = lead(desk)
@@ -276,6 +317,7 @@ def test_a_call_of_which_little_is_known_is_noted_all_the_same(desk: Desk, more:
         "Summary: no summary",
         "Intent: other.",
         "Duration: unknown.",
+        "Appointment: agreed for “soon”, which could not be read (estimate).",
     ]
     assert desk.state.rows("appointments") == []
 

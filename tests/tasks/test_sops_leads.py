@@ -10,7 +10,7 @@ from pytest_django import Settings
 
 from crm import health
 from sopengine.errors import Permanent
-from tasks import approvals
+from tasks import approvals, events
 from tests.length import AT_FULL_LENGTH
 from tests.tasks.runs import check_invariants, kinds
 from tests.tasks.shop import CRMS, Shop, shop, story, wakes
@@ -375,3 +375,17 @@ def test_an_answer_from_an_unknown_address_is_shown_to_a_person(near: Shop) -> N
     assert "dandelions" in shown["text"]
     near.answer("read", "mail-reply")
     assert (near.run("mail-reply").result, near.run("mail-reply").sealed) == ("by_hand", None)
+
+
+# -- two at once -------------------------------------------------------------------------------------
+
+
+def test_two_mails_of_one_new_person_at_the_same_moment_are_one_lead(firm: Shop) -> None:
+    for number in (1, 2):
+        mail = {**MAIL, "email_message_id": f"m{number}@example.test"}
+        events.receive(events.Event("mail.received", mail["email_message_id"], mail, "mail"))
+    firm.work()
+
+    assert len(leads(firm)) == 1
+    assert len(firm.runs(LEAD)) == 2
+    check_invariants()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from django.contrib.auth.models import User
@@ -9,9 +10,11 @@ from pytest_django import Settings
 
 from sopengine.errors import AuthError, Transient
 from tasks import demo, engine, journal, outbox
+from tasks.mail import SMTP_BACKEND
 from tasks.models import Notification, Pulse
 from tasks.outcome import Done, Notice
 from tasks.transports import Message, Transport, transports
+from tests.faults.postoffice import PostOffice
 from tests.tasks.runs import Probe, begun, published
 
 pytestmark = pytest.mark.django_db
@@ -60,7 +63,7 @@ def test_an_error_goes_by_mail_too_though_the_chat_is_away(folder: Path, severit
         assert "Why: it broke" in mail.text
         assert "http" in mail.text
     assert Notification.objects.filter(medium=Medium.CHAT, state=State.PENDING).count() == 1
-    assert Notification.objects.filter(medium=Medium.MAIL, state=State.SENT).count() == bool(mails)
+    assert Notification.objects.filter(medium=Medium.MAIL, state=State.SENT).count() == mails
 
 
 def test_what_a_run_calls_for_goes_by_mail_as_well(folder: Path, probe: Probe) -> None:
@@ -68,10 +71,11 @@ def test_what_a_run_calls_for_goes_by_mail_as_well(folder: Path, probe: Probe) -
     task = begun(published("probe.pure"))
     engine.drain()
 
-    (mail, _) = demo.read_mails(folder)
-    assert "The gate is locked" in mail.text
-    assert f"Run {str(task.pk)[:8]}: " in mail.text
-    assert Notification.objects.get(medium=Medium.MAIL).sealed is None
+    for mail in demo.read_mails(folder):
+        assert "The gate is locked" in mail.text
+        assert f"Run {str(task.pk)[:8]}: " in mail.text
+    kept = Notification.objects.filter(medium=Medium.MAIL).values_list("sealed", flat=True)
+    assert list(kept) == [None, None]
 
 
 def test_without_anybody_who_gets_mail_none_is_written(folder: Path, settings: Settings) -> None:
@@ -119,7 +123,9 @@ def test_one_bad_address_does_not_keep_the_mail_from_the_other(folder: Path, set
     outbox.pump()
 
     assert [mail.to for mail in demo.read_mails(folder)] == ["it@example.test"]
-    assert Notification.objects.get(medium=Medium.MAIL).state == State.SENT
+    bad, good = Notification.objects.filter(medium=Medium.MAIL).exclude(kind="dead_letter").order_by("state")
+    assert (bad.state, bad.reason) == (State.DEAD, "mail_address")
+    assert good.state == State.SENT
 
 
 def test_a_chat_that_refuses_our_login_is_told_by_mail_once(folder: Path, away: type[Away]) -> None:
@@ -141,6 +147,26 @@ def test_a_chat_that_is_silent_for_long_is_told_by_mail_once(folder: Path) -> No
         outbox.pump()
         assert len(demo.read_mails(folder)) == (2 if tries > 6 else 0)
         soon()
+
+
+def test_a_mailbox_that_is_full_delays_its_own_mail_alone_and_nobody_gets_it_twice(
+    folder: Path, settings: Settings
+) -> None:
+    settings.EMAIL_FOLDER, settings.EMAIL_BACKEND = "", SMTP_BACKEND
+    with PostOffice() as post:
+        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", urlsplit(post.url).port
+        post.puts_off = {"owner@example.test"}
+        outbox.post("Help", severity="error")
+        for _ in range(12):
+            outbox.pump()
+            soon()
+        helps = [letter["To"] for letter in post.letters if str(letter["Subject"]).endswith("ERROR: Help")]
+
+    assert helps == ["it@example.test"]
+    assert set(post.ids.values()) == {1}
+    rows = Notification.objects.filter(medium=Medium.MAIL, kind="info")
+    assert sorted(rows.values_list("state", "reason")) == [(State.DEAD, "mail_mailbox"), (State.SENT, "")]
+    assert not Pulse.objects.filter(name="mail:away").exists()
 
 
 def soon() -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db.models import Q
 
+from crm import newcomers
 from sopengine import inbox
 from tasks import calendars, deliveries, doctor, engine, journal, outbox, wakeups
 from tasks.models import Notification, Task
@@ -141,6 +142,7 @@ class Command(BaseCommand):
         else:
             count, came, verb = 0, inbox.prune(before), "were removed"
             journal.prune_acknowledgements(before)
+            newcomers.prune(before)
             while removed := journal.prune(before):
                 count += removed
         told = {
