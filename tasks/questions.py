@@ -109,7 +109,7 @@ def why_not_give(approval: Approval, person: AbstractUser | None) -> str:
 def may_take(approval: Approval, person: AbstractUser) -> bool:
     """Return whether the question may be given to this person, who may answer questions at all."""
     if is_orphaned(approval):
-        return approval.allowed.get("not") != person.pk
+        return bool(approval.allowed.get("not") != person.pk)
     return not why_not(approval, person)
 
 

@@ -4,8 +4,8 @@ import base64
 import hashlib
 import hmac
 import json
-import re
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
