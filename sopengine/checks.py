@@ -11,6 +11,7 @@ W003  more database connections than the server gives                      (chec
 W004  PUBLIC_URL or DEFAULT_FROM_EMAIL is that of the development          (check --deploy)
 W005  SQLite with DEBUG off                                                (check --deploy)
 W006  what CHAT names lacks something that it needs                         (check --deploy)
+W007  MAIL_IN is on, and no source of HOOKS takes mail in
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from django.db import DatabaseError, connection
 from credentials import vault
 from credentials.models import HashKey
 from crm.provider import load_providers, providers
+from sopengine import sns
 from sopengine.registry import Registry, UnknownName
 from sopengine.signatures import schemes
 from tasks.readers import readers
@@ -79,6 +81,22 @@ def names_are_known(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
         for refused in filter(None, (_refusal(schemes, scheme), _refusal(readers, reader))):
             found.append(Error(f"HOOKS: {source}: {refused}", id="sopengine.E005"))
     return found
+
+
+@register("engine")
+def mail_comes_in(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """With MAIL_IN our mail asks for answers to an address that something here reads."""
+    if not settings.MAIL_IN or any(_hears_mail(*ways) for ways in settings.HOOKS.values()):
+        return []
+    text = "MAIL_IN is on, but no source of HOOKS takes mail in: answers to our mail would reach nobody"
+    hint = "Give HOOKS a source for mail, such as mail=hmac:mail, or mail=sns with MAIL_SNS_TOPIC."
+    return [Warned(text, hint=hint, id="sopengine.W007")]
+
+
+def _hears_mail(scheme: str, reader: str) -> bool:
+    if _refusal(readers, reader) or not readers.get(reader).hears_mail:
+        return False
+    return scheme != sns.SCHEME or bool(settings.MAIL_SNS_TOPIC)
 
 
 @register("engine", deploy=True)

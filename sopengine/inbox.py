@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from datetime import datetime, timedelta
+from email.message import Message
 from typing import Any
 
 from django.conf import settings
@@ -15,7 +16,7 @@ from django.http import HttpRequest
 
 from credentials.store import secret_for
 from credentials.vault import fingerprint, seal, unseal
-from sopengine import clock, http, signatures, sns
+from sopengine import clock, http, looks, signatures, sns
 from sopengine.errors import AuthError, DataError, StepError
 from sopengine.models import Delivery
 from sopengine.registry import UnknownName
@@ -25,6 +26,7 @@ _PIECE = 65_536
 _LONGEST_ID = 200
 _LONGEST_REASON = 200
 KEPT_UNPROCESSED = timedelta(days=7)
+_BOUNDARY = re.compile(r"[A-Za-z0-9'()+_,./:=? -]{1,70}")  # what one may be made of
 _ESCAPED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
 
@@ -130,13 +132,19 @@ def store(
     """Store the delivery's raw body, sealed; return its row and whether it is new.
 
     A repeat with the same body gets the first one's row; the same id with another body is refused
-    with DeliveryRefused. `headers` holds codes that may stand open, never a signature or a token.
+    with DeliveryRefused. An id that may show a customer is kept as its keyed hash only. `headers` holds
+    codes that may stand open, never a signature or a token; of a `type` what a reader needs is kept.
     """
     if not external_id.isprintable() or not 0 < len(external_id) <= _LONGEST_ID:
         raise DeliveryRefused(
             f"A delivery from {source} has no usable id: expected 1 to {_LONGEST_ID} printable characters."
         )
-    delivery = _row(source, external_id, raw, dict(headers or {}))
+    if not looks.is_open_id(external_id):
+        external_id = f"id:{fingerprint(external_id)}"
+    codes = dict(headers or {})
+    if "type" in codes:
+        codes["type"] = _type_of(str(codes["type"]))
+    delivery = _row(source, external_id, raw, codes)
     try:
         with transaction.atomic() if connection.in_atomic_block else nullcontext():
             delivery.save(force_insert=True)
@@ -150,6 +158,15 @@ def store(
             409,
         )
     return kept, False
+
+
+def _type_of(kind: str) -> str:
+    """Return a Content-Type with its boundary alone: another parameter may be a file's name."""
+    media = kind.partition(";")[0].strip().lower()
+    message = Message()
+    message["Content-Type"] = kind
+    boundary = message.get_boundary()
+    return f'{media}; boundary="{boundary}"' if boundary and _BOUNDARY.fullmatch(boundary) else media
 
 
 def id_of(raw: bytes) -> str:

@@ -6,6 +6,8 @@ _MAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _PHONE = re.compile(r"\+?[\d\s().-]{7,20}")
 _FEWEST_DIGITS = 7
+_WORD = re.compile(r"[A-Za-z0-9._:=/-]+")
+_PHONE_INSIDE = re.compile(r"(?<!\d)(?:1[.-]?)?[2-9]\d{2}[.-]?\d{3}[.-]?\d{4}(?!\d)")
 
 
 def is_mail(text: str) -> bool:
@@ -26,3 +28,11 @@ def is_phone(text: str) -> bool:
 def readable(record_id: str) -> str:
     """Return an id as it may be written down: "…" where it would show a customer."""
     return "…" if is_mail(record_id) or is_phone(record_id) else record_id
+
+
+def is_open_id(text: str) -> bool:
+    """Say whether a text is a code: one word in which no mail address and no phone number stands.
+
+    Ten or eleven bare digits might be a number that somebody is called by.
+    """
+    return bool(_WORD.fullmatch(text)) and not is_phone(text) and not _PHONE_INSIDE.search(text)

@@ -12,7 +12,8 @@ from credentials.vault import register_sealed
 class Delivery(models.Model):
     """One received webhook. Its body is sealed, and gone once it is processed.
 
-    `external_id` is the sender's own opaque id; `headers` holds safe codes only.
+    `external_id` is the sender's own opaque id, or its keyed hash where it might show a customer; `headers`
+    holds safe codes only.
     """
 
     class State(models.TextChoices):

@@ -215,7 +215,8 @@ def _tell_again(pk: UUID) -> None:
 def hand_over(approval_id: UUID | str, to: AbstractUser, *, by: AbstractUser | None) -> Approval:
     """Give an open question to a colleague, who is told of it; AnswerRefused says why not.
 
-    Nobody loses the right to answer by it, but a link in a mail to whoever had it before is spent.
+    Nobody loses the right to answer by it, but a link in a mail to whoever had it before is spent. One
+    that is for people of whom nobody can answer any more, a superuser gives to whoever can.
     """
     return _changed(approval_id, by, lambda pk, person: _hand_over(pk, to, person))
 
@@ -224,15 +225,20 @@ def hand_over(approval_id: UUID | str, to: AbstractUser, *, by: AbstractUser | N
 def _hand_over(pk: UUID, to: AbstractUser, by: AbstractUser | None) -> None:
     task, approval = _locked(pk)
     _check_open(approval, task)
-    _check_allowed(approval, by)
+    if why := questions.why_not_give(approval, by):
+        raise AnswerRefused(why)
     taker = _as_now(to)
     assert taker is not None
-    if questions.why_not(approval, taker):
+    if not questions.may_take(approval, taker):
         raise AnswerRefused(f"{taker.get_username()} is not one of those who may answer this question.")
     if approval.assignee_id == taker.pk:
         raise AnswerRefused(f"{taker.get_username()} has this question already.")
     _tell_again(pk)
-    if not Approval.objects.filter(pk=pk, state=State.OPEN).update(assignee=taker, message=None):
+    allowed = approval.allowed
+    if questions.why_not(approval, taker):  # none of those it was for: it is for this one, too, from now on
+        allowed = {**allowed, "users": [*allowed.get("users", ()), taker.get_username()]}
+    given = {"assignee": taker, "message": None, "allowed": allowed}
+    if not Approval.objects.filter(pk=pk, state=State.OPEN).update(**given):
         raise AnswerRefused(decision(Approval.objects.select_related("answered_by").get(pk=pk)))
 
 

@@ -67,8 +67,14 @@ def tell() -> int:
 def _tell(now: datetime) -> int:
     _count_told()
     told = 0
-    for place, untold in _by_place().items():
-        if now - untold[0].created_at >= PATIENCE or not _more_to_come(place.owner, now):
+    complete = {
+        place
+        for place, seen in _by_place().items()
+        if now - seen[0].created_at >= PATIENCE or not _more_to_come(place.owner, now)
+    }
+    # The last of them may have come while that was looked at, so all are read once more.
+    for place, untold in (_by_place() if complete else {}).items():
+        if place in complete:
             for first in range(0, len(untold), PER_MESSAGE):
                 told += _told(place, untold[first : first + PER_MESSAGE])
     _drop_idle_reminders(now)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AbstractUser, User
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
@@ -239,11 +239,17 @@ def _question(request: HttpRequest, approval: Approval, form: DraftForm | None) 
         why_not=why_not,
         barred=bool(why_not) or not user.has_perm(pages.MAY_ANSWER),
         whom=questions.whom_it_is_for(approval),
-        colleagues=questions.colleagues(approval) if approval.state == Approval.State.OPEN else [],
+        colleagues=_colleagues(approval, user),
         form=form or DraftForm(initial={"subject": draft.get("subject"), "text": draft.get("text")}),
         if_nothing=if_nothing(approval, now),
         now=now,
     )
+
+
+def _colleagues(approval: Approval, user: User) -> list[AbstractUser]:
+    """Return to whom this person may hand the question over."""
+    may = approval.state == Approval.State.OPEN and user.has_perm(pages.MAY_ANSWER)
+    return questions.colleagues(approval) if may and not questions.why_not_give(approval, user) else []
 
 
 def _letter_before(approval: Approval, user: User) -> dict[str, Any]:

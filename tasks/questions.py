@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractUser
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Coalesce
 
 from credentials import vault
@@ -91,8 +91,41 @@ def why_not(approval: Approval, person: AbstractUser | None) -> str:
     if forbidden == person.pk:
         return "You started this run yourself, so somebody else must answer its question."
     if whom and not _is_named(approval, person):
-        return f"Only {whom} may answer this question."
+        way_out = ", and none of them can any more; a superuser may hand it over"
+        return f"Only {whom} may answer this question{way_out if is_orphaned(approval) else ''}."
     return ""
+
+
+def why_not_give(approval: Approval, person: AbstractUser | None) -> str:
+    """Return why this person may not hand the question over; "" when it may be.
+
+    Whoever may answer may. One that nobody can answer any more a superuser gives to somebody who can.
+    """
+    if person is not None and person.is_superuser and is_orphaned(approval):
+        return ""
+    return why_not(approval, person)
+
+
+def may_take(approval: Approval, person: AbstractUser) -> bool:
+    """Return whether the question may be given to this person, who may answer questions at all."""
+    if is_orphaned(approval):
+        return bool(approval.allowed.get("not") != person.pk)
+    return not why_not(approval, person)
+
+
+def is_orphaned(approval: Approval) -> bool:
+    """Return whether the question is for certain people, and none of them may answer it any more."""
+    if not whom_it_is_for(approval):
+        return False
+    forbidden = approval.allowed.get("not")
+    return not any(may_answer(person) and person.pk != forbidden for person in _named(approval))
+
+
+def _named(approval: Approval) -> "QuerySet[Any]":
+    """Return everybody with a login whom the question names."""
+    by_name = Q(username__in=approval.allowed.get("users") or ())
+    by_group = Q(groups__name__in=approval.allowed.get("groups") or ())
+    return get_user_model().objects.filter(by_name | by_group, is_active=True).distinct()
 
 
 def _is_named(approval: Approval, person: AbstractUser) -> bool:
@@ -116,15 +149,13 @@ def may_answer(person: AbstractUser) -> bool:
 
 def colleagues(approval: Approval) -> list[AbstractUser]:
     """Return everybody to whom this question may be handed over, by name."""
-    active = get_user_model().objects.filter(is_active=True)
-    named = approval.allowed.get("users"), approval.allowed.get("groups")
-    if any(named):
-        active = active.filter(Q(username__in=named[0] or ()) | Q(groups__name__in=named[1] or ())).distinct()
+    narrow = whom_it_is_for(approval) and not is_orphaned(approval)
+    active = _named(approval) if narrow else get_user_model().objects.filter(is_active=True)
     people: list[AbstractUser] = list(active.order_by("first_name", "username"))
     return [
         person
         for person in people
-        if person != approval.assignee and may_answer(person) and not why_not(approval, person)
+        if person != approval.assignee and may_answer(person) and may_take(approval, person)
     ]
 
 

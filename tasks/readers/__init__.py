@@ -28,9 +28,13 @@ class Received:
 
 
 class Reader(ABC):
-    """Reads the bodies of one kind of sender. `takes` are the media types it reads."""
+    """Reads the bodies of one kind of sender. `takes` are the media types it reads.
+
+    One that `hears_mail` tells what came to the firm's mailbox, answers to our own mail among it.
+    """
 
     takes: frozenset[str] = frozenset()
+    hears_mail = False
 
     def look(self, raw: bytes, kind: str) -> str:
         """Return the sender's own id of a body that just came, "" without one; ValueError if it is none."""

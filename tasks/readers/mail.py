@@ -24,6 +24,7 @@ class Mail(Reader):
     """One message in one delivery."""
 
     takes = frozenset({"", "message/rfc822", "application/octet-stream", "text/plain", _JSON})
+    hears_mail = True
 
     def look(self, raw: bytes, kind: str) -> str:
         """Refuse what is no JSON though it says so; what makes it one message is looked for later."""

@@ -8,16 +8,17 @@ from typing import Any
 from sopengine import http, sns
 from sopengine.errors import DataError
 from sopengine.signatures import Forged
-from tasks import mail_in
+from tasks import mail_in, notices
 from tasks.events import Event
 from tasks.readers import Reader, Received, readers
 
 
 @readers.register("sns")
 class Sns(Reader):
-    """A message of a topic, or the question whether we want the topic's messages."""
+    """A message of a topic, the question whether we want its messages, or the news that they have ended."""
 
     takes = frozenset({"", "text/plain", "application/json"})
+    hears_mail = True
 
     def look(self, raw: bytes, kind: str) -> str:
         """Return nothing: the id was signed and is known already."""
@@ -33,8 +34,20 @@ class Sns(Reader):
             sns.confirm(message.get("SubscribeURL", ""))
             return []
         if message["Type"] != sns.NOTIFICATION:
+            _tell_unsubscribed(received)
             return []
         return _mail(message["Message"], received)
+
+
+def _tell_unsubscribed(received: Received) -> None:
+    """Tell staff that the topic's messages, and with them the mail, have ended."""
+    notices.escalate(
+        what=f"Amazon SNS sends us no mail any more: our subscription for {received.source} was ended.",
+        why="somebody, or the topic's owner, has unsubscribed us.",
+        machine="nothing; mail to the firm, and answers to our own, are not read here until it is back.",
+        do="if that was not meant, subscribe our address to the topic again, in Amazon's console.",
+        dedupe=f"sns:unsubscribed:{received.id}",
+    )
 
 
 def _mail(text: str, received: Received) -> list[Event]:

@@ -61,6 +61,26 @@ def test_a_hook_that_nobody_can_check_or_read_is_named(settings: Settings) -> No
     assert reader.msg.startswith("HOOKS: jobs: unknown reader 'csv'; known: form, json, mail")
 
 
+@pytest.mark.parametrize(
+    ("hooks", "topics", "found"),
+    [
+        ({}, [], ["sopengine.W007"]),
+        ({"jobs": ("sha256", "json"), "site": ("token", "form")}, [], ["sopengine.W007"]),
+        ({"mail": ("sns", "sns")}, [], ["sopengine.W007"]),
+        ({"mail": ("sns", "sns")}, ["arn:aws:sns:us-east-1:1:mail"], []),
+        ({"jobs": ("sha256", "json"), "office": ("hmac", "mail")}, [], []),
+        ({"mail": ("hmac", "nosuch")}, [], ["sopengine.W007"]),
+    ],
+)
+def test_mail_in_without_a_source_for_mail_is_warned_of(
+    settings: Settings, hooks: dict[str, tuple[str, str]], topics: list[str], found: list[str]
+) -> None:
+    settings.HOOKS, settings.MAIL_SNS_TOPIC, settings.MAIL_IN = hooks, topics, True
+    assert ids(checks.mail_comes_in) == found
+    settings.MAIL_IN = False
+    assert ids(checks.mail_comes_in) == []
+
+
 def test_unknown_providers_and_transports_are_named_with_those_there_are(settings: Settings) -> None:
     assert ids(checks.names_are_known) == []
     settings.CRM_PROVIDER, settings.CHAT = "nosuch", "pigeon"

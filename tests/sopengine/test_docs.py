@@ -1,7 +1,9 @@
 """What the README says is so: its settings, its commands, its procedure, its examples, its links."""
 
 import ast
+import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.core.management import get_commands, load_command_class
+from django.core.management import call_command, get_commands, load_command_class
+from django.test import Client
 
 from crm.mock.contract import Contract, Request
 from crm.mock.state import MockState
@@ -18,7 +21,7 @@ from crm.provider import Connection, providers
 from crm.providers.mock import forget_state, shared_state
 from crm.service import CrmService, open_service
 from sopengine.errors import Unsupported
-from tasks import approvals, definition, demo, engine, outbox, plan, triggers
+from tasks import api_keys, approvals, definition, demo, engine, outbox, plan, triggers
 from tasks.management.commands.demo import summary_lines
 from tasks.models import Approval, Task
 from tasks.outcome import Done, StepRun, handlers
@@ -230,6 +233,26 @@ def test_the_picture_is_one_and_small() -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size < 200_000
     assert "docs/pictures/run-waiting.png" in README
+
+
+# -- the API ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_the_request_of_the_readme_starts_a_run(office: User) -> None:
+    (example,) = [block for block in blocks("console") if "/api/v1/" in block]
+    told = shlex.split(example.removeprefix("$ "))
+    path = next(word for word in told if word.startswith("https://")).partition(".com")[2]
+    headers = dict(word.split(": ", 1) for word in told if re.match(r"[A-Z][\w-]+: ", word))
+    body = json.loads(told[told.index("-d") + 1])
+    call_command("sop", "import", "--publish", str(ROOT / f"tasks/sops/{body['sop']}.yaml"), verbosity=0)
+    headers["Authorization"] = f"Bearer {api_keys.make('web shop', office, ['runs:start'])[1]}"
+
+    answers = [
+        Client().post(path, body, content_type=headers["Content-Type"], headers=headers) for _ in range(2)
+    ]
+
+    assert [answer.status_code for answer in answers] == [201, 200], answers[0].content
 
 
 # -- the REST contract -----------------------------------------------------------------------------

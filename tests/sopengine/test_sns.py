@@ -20,7 +20,9 @@ from pytest_django import Settings
 from sopengine import sns
 from sopengine.models import Delivery
 from sopengine.signatures import Forged, verify
-from tasks import deliveries
+from tasks import contents, deliveries
+from tasks.models import Notification
+from tasks.readers import Received, readers
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:mail"
 ADDRESS = f"https://sns.us-east-1.amazonaws.com/SimpleNotificationService-{'0a' * 16}.pem"
@@ -197,3 +199,18 @@ def test_a_subscription_that_sns_asks_for_is_confirmed_afterwards(settings: Sett
     assert deliveries.process() == 1
     assert confirmed.call_count == 1
     assert Delivery.objects.get().state == "processed"
+
+
+@pytest.mark.django_db
+def test_that_the_subscription_has_ended_is_told_to_staff_once(settings: Settings) -> None:
+    settings.HOOKS, settings.MAIL_SNS_TOPIC = {"mail": ("sns", "sns")}, [TOPIC]
+    settings.ESCALATIONS_EMAIL = []
+    ended = signed(message(Type="UnsubscribeConfirmation", Token="2336", SubscribeURL="https://sns/"))
+    assert Client().post("/hooks/mail", ended, content_type="text/plain").status_code == 202
+    assert deliveries.process() == 1
+    delivery = Delivery.objects.get()
+    again = Received(delivery.pk, "mail", "n-1", delivery.received_at, "text/plain", ended)
+    assert readers.get("sns")().read(again) == []
+    (told,) = Notification.objects.all()
+    assert told.severity == "error"
+    assert "sends us no mail any more: our subscription for mail was ended" in contents.text_of(told)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.db import connections
+from django.db import connection, connections
 from pytest_django import Settings
 
 from tasks import approvals, asking, engine, journal, outbox
@@ -511,3 +511,28 @@ def test_what_goes_wrong_in_telling_keeps_no_other_message_from_being_posted(roo
 
     assert outbox.pump() == 1
     assert [message.text for message in room.posted][-1] == "Hello"
+
+
+def test_what_is_asked_while_it_is_seen_whether_more_is_to_come_stands_in_the_same_list(
+    room: type[Room],
+) -> None:
+    a_family(2)
+    untold()
+    last = Approval.objects.order_by("created_at", "pk").last()
+    assert last is not None
+    mine, run = Approval.objects.filter(pk=last.pk), Task.objects.filter(pk=last.task_id)
+    mine.update(state="void")
+    run.update(status="running", wake_at=journal.database_now() + timedelta(minutes=1))
+
+    def asks_now(execute: Any, sql: str, *more: Any) -> Any:
+        if (
+            "tasks_task" in sql
+            and "listing" in str(more[0])
+            and mine.filter(state="void").update(state="open")
+        ):
+            run.update(status="waiting", wake_at=None)
+        return execute(sql, *more)
+
+    with connection.execute_wrapper(asks_now):
+        outbox.pump()
+    assert [len(one) for one in lists()] == [2]

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -145,6 +146,21 @@ def test_an_id_in_the_body_is_the_deliverys_id() -> None:
     for number in (7, 8):
         post("calls", json.dumps({"event": "call_ended", "event_id": number}).encode())
     assert list(Delivery.objects.order_by("external_id").values_list("external_id", flat=True)) == ["7", "8"]
+
+
+@pytest.mark.parametrize(
+    "own_id", ["ada@example.com", "+16125550134/1741622520", "call-612-555-0134-7", "6125550134"]
+)
+def test_an_id_that_may_show_a_customer_is_kept_as_its_hash_and_knows_its_repeats(own_id: str) -> None:
+    raw = json.dumps({"event": "call_ended", "event_id": own_id}).encode()
+    kind = 'application/json; charset=utf-8; name="Ada Olson 612-555-0134.json"'
+    assert [post("calls", raw, kind).json()["status"] for _ in range(2)] == ["accepted", "repeated"]
+    assert post("calls", raw.replace(b"ended", b"begun"), kind).status_code == 409
+    (delivery,) = Delivery.objects.all()
+    assert re.fullmatch(r"id:[0-9a-f]{64}", delivery.external_id)
+    assert delivery.headers == {"type": "application/json"}
+    assert own_id not in everything()
+    assert "Ada Olson" not in everything()
 
 
 def test_another_body_under_a_used_id_is_refused_and_told_to_staff() -> None:

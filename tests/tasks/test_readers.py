@@ -540,7 +540,6 @@ def test_the_envelope_of_ses_says_whom_it_came_to() -> None:
 
 def test_what_is_no_mail_means_nothing() -> None:
     assert read("sns", in_sns(notificationType="Bounce")) == []
-    assert read("sns", {**in_sns(), "Type": "UnsubscribeConfirmation"}) == []
 
 
 @pytest.mark.parametrize(

@@ -657,6 +657,7 @@ def test_who_may_only_look_hands_nothing_over(vera: Client) -> None:
 
 def test_a_question_for_others_says_for_whom_and_has_no_button_to_press(ana: Client) -> None:
     question = asking()[0]
+    may_answer("bea")
     Approval.objects.update(allowed={"users": ["bea"], "groups": ["office"]})
 
     page = seen(ana.get(at("approval_change", question.pk)))

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import AbstractUser, Group, Permission, User
+from django.test import Client
 
 from tasks import approvals, engine, journal, outbox, questions
 from tasks.approvals import AnswerRefused
@@ -183,6 +184,47 @@ def test_a_question_goes_only_from_one_to_another_who_may_answer_it(
 
     approval.refresh_from_db()
     assert approval.assignee is None
+
+
+def test_a_question_for_people_who_are_gone_is_handed_over_by_a_superuser_and_then_answered(
+    firm: dict[str, AbstractUser | None], client: Client
+) -> None:
+    root, cleo = User.objects.get(username="root"), User.objects.get(username="cleo")
+    User.objects.update(is_staff=True)
+    approval = asked(who=["ana", "group:office"])
+    assert "superuser" not in questions.why_not(approval, cleo)
+    User.objects.filter(username__in=["ana", "bob"]).update(is_active=False)
+
+    for name in ("root", "cleo"):
+        with pytest.raises(AnswerRefused, match="none of them can any more; a superuser may hand it over"):
+            approvals.answer(approval.pk, "approve", by=firm[name])
+    with pytest.raises(AnswerRefused, match="a superuser may hand it over"):
+        approvals.hand_over(approval.pk, cleo, by=cleo)
+    assert {person.get_username() for person in questions.colleagues(approval)} == {"cleo", "root"}
+    for user, offered in ((root, True), (cleo, False)):
+        client.force_login(user)
+        page = client.get(f"/admin/tasks/approval/{approval.pk}/change/").content.decode()
+        assert ("Hand over to a colleague" in page, "a superuser may hand it over" in page) == (offered, True)
+
+    given = approvals.hand_over(approval.pk, cleo, by=root)
+
+    assert given.assignee == cleo
+    with pytest.raises(AnswerRefused, match="Only ana, cleo or the group office may answer"):
+        approvals.answer(approval.pk, "approve", by=root)
+    approvals.answer(approval.pk, "approve", by=cleo)
+
+
+def test_a_question_of_those_who_are_gone_goes_to_nobody_who_may_not_answer(
+    firm: dict[str, AbstractUser | None],
+) -> None:
+    approval = asked(by=asked_by_ana(firm), who=["gone"], not_asker=True)
+    for name in ("ana", "eve"):
+        taker = firm[name]
+        assert taker is not None
+        with pytest.raises(AnswerRefused, match=r"may (not )?answer"):
+            approvals.hand_over(approval.pk, taker, by=firm["root"])
+    with pytest.raises(AnswerRefused, match="in whose name"):
+        approvals.hand_over(approval.pk, User.objects.get(username="cleo"), by=None)
 
 
 def test_what_is_decided_or_given_already_is_not_handed_over(firm: dict[str, AbstractUser | None]) -> None:
