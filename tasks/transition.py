@@ -596,7 +596,7 @@ def _expire_approval(turn: Turn, wait: dict[str, Any]) -> None:
         what=f"{turn.sop.name}: a question was closed unanswered.",
         why="nobody answered it in time.",
         machine="the run goes on." if then == "continue" else "nothing is sent, and the run is over.",
-        do="see whether this procedure asks the right people; a new run asks again.",
+        do="see whether this procedure asks the right people; a run that you start by hand asks again.",
     )
     turn.post(Notice(text, severity="warning", fold=f"expired:{turn.sop.slug}"), "escalation")
     if then == "continue":
