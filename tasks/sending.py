@@ -115,7 +115,7 @@ def _turn_of(turn: Turn, params: Any, hours: Calendar) -> Verdict:
     people = contacts.people_of(recipient, customer)
     if marketing and UNSUBSCRIBED in journal.contact_marks(people):
         return Never("skipped", "unsubscribed")
-    mark = f"{turn.id}:{turn.step}:{turn.visit}"
+    mark = turn.mark
     if at_most and journal.reserve_contact(
         people, at_most.kind, mark, _before(hours, turn.now, at_most.days)
     ):

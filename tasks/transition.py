@@ -260,6 +260,29 @@ class Turn:
         """Forget that the step was started: its outcome is known."""
         self.started, self.request = False, None
 
+    # A run that looks again comes back to the step for the same mail: what it had of it is carried over.
+
+    @property
+    def mark(self) -> str:
+        """Return what stands for the mail of this step wherever a turn is taken for it."""
+        mark: str = self._carried.get("mark", f"{self.id}:{self.step}:{self.visit}")
+        return mark
+
+    @property
+    def holds(self) -> int:
+        """Return how often this step has used up its retries and waited for the other side."""
+        holds: int = self.progress.get("holds", self._carried.get("holds", 0))
+        return holds
+
+    @property
+    def _carried(self) -> dict[str, Any]:
+        carried: dict[str, Any] = self.progress.get("carried", {}).get(self.step, {})
+        return carried
+
+    def carry(self) -> None:
+        """Keep what this visit has for the next one."""
+        self.progress.setdefault("carried", {})[self.step] = {"mark": self.mark, "holds": self.holds}
+
     def recorded(self) -> None:
         """An outcome was recorded: the worker did not die of this task."""
         self.crashes = 1  # the claim that is held now
@@ -723,6 +746,7 @@ def look_again(turn: Turn, step: str) -> None:
     """The run has rested before what a customer would see: what was seen before that is looked at again."""
     _check_target(turn, step)
     turn.note("looks_again")
+    turn.carry()
     turn.enter(step)
 
 
@@ -737,6 +761,7 @@ def _done(turn: Turn, handler: Handler, outcome: Done, timing: dict[str, int]) -
     turn.put(turn.step, outcome.values, handler.open_fields)
     turn.result = outcome.result or turn.result
     turn.clear_attempt()
+    turn.progress.get("carried", {}).pop(turn.step, None)
     turn.note("step_done", **timing, **({"result": outcome.result} if outcome.result else {}))
     go_on(turn, turn.definition.on_success)
 
@@ -894,7 +919,7 @@ def follow(turn: Turn, handler: Handler, error: StepError) -> None:
     of_crm = other_side(handler, error) == "crm"
     told = turn.definition.on_failure or ("hold" if of_crm else "escalate")
     passes = isinstance(error, Transient) or (of_crm and error.reason in LOGIN_CODES)
-    rounds_left = not of_crm or turn.progress.get("holds", 0) < MOST_HOLDS
+    rounds_left = not of_crm or turn.holds < MOST_HOLDS
     if told == "hold" and passes and rounds_left:
         _hold_until_back(turn, handler, error, of_crm=of_crm)
     elif told in ("escalate", "hold"):
@@ -909,7 +934,7 @@ def follow(turn: Turn, handler: Handler, error: StepError) -> None:
 
 def _hold_until_back(turn: Turn, handler: Handler, error: StepError, *, of_crm: bool) -> None:
     """Wait until the other side is back: the CRM's connection tells, of another one only a try does."""
-    holds = turn.progress.get("holds", 0)
+    holds = turn.holds
     turn.progress["holds"] = holds + 1
     turn.retries = 0
     if of_crm:

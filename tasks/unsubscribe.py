@@ -69,12 +69,15 @@ def leave(leaving: contacts.Leaving) -> bool:
 
 
 def _keep(person: str, leaving: contacts.Leaving) -> bool:
-    # Whoever is taken off the list again is so as an address and as a customer: `mark` finds both.
-    _, fresh = ContactMark.objects.get_or_create(
+    # Whoever is taken off the list again is so as an address and as a customer: `mark` finds both, by the
+    # address with which a customer left last.
+    left, fresh = ContactMark.objects.get_or_create(
         person=person,
         kind=ContactMark.Kind.UNSUBSCRIBED,
         defaults={"at": clock.now(), "mark": leaving.person},
     )
+    if left.mark != leaving.person:
+        ContactMark.objects.filter(pk=left.pk).update(mark=leaving.person)
     return fresh
 
 

@@ -131,6 +131,10 @@ def _destinations(graph: Graph, number: int, step: StepDef) -> Iterator[Finding]
         yield Finding(
             (*path, "on_success"), f"{handler.name} itself says where the run goes; leave on_success out"
         )
+    for place, mark in parameters.ways(handler, step.params):
+        if mark.rested and place.value in (NEXT, COMPLETE):
+            known_steps = one_of(place.value, known)
+            yield Finding((*path, "with", *place.path), f"a run goes back to a step from here; {known_steps}")
     for inner, to in parameters.targets(handler, step.params):
         if to not in (NEXT, COMPLETE) and to not in sop:
             where = (*path, "with", *inner)

@@ -15,6 +15,7 @@ from tasks.outcome import DataError, Done, Effect, Open, Outcome, StepRun, handl
 CANCELLED = frozenset({"cancelled", "canceled", "no_show"})
 LONGEST_VISIT = timedelta(days=1)  # an appointment may have begun this long before, and still go on
 STRIDE = timedelta(minutes=30)  # between two times that are offered
+MOST_TOLD = 3  # of a customer who comes every week, nobody reads them all
 MOVED_BY = timedelta(days=60)  # so far ahead a moved appointment is looked for
 
 Span = tuple[datetime, datetime]
@@ -156,7 +157,7 @@ def _customer(step: StepRun, given: str) -> str:
 
 
 class Others(BaseModel):
-    """What else the customer is booked for: how many, and when, as people say it."""
+    """What else the customer is booked for: how many, and when the next of them are, as people say it."""
 
     count: Open[int]
     spoken: Open[str]
@@ -173,7 +174,7 @@ def others(step: StepRun, *, appointment_id: str, start: datetime | str, custome
         if item.customer_id == customer and item.id != appointment_id and item.start > now and _stands(item)
     ]
     return Done(
-        values={"count": len(standing), "spoken": ", ".join(_spoken(one) for one in sorted(standing))}
+        values={"count": len(standing), "spoken": ", ".join(map(_spoken, sorted(standing)[:MOST_TOLD]))}
     )
 
 

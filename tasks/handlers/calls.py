@@ -42,6 +42,9 @@ _TWO_DAYS = (datetime(2001, 1, 1, 1), datetime(2002, 2, 2, 2))
 _YEAR_FIRST = re.compile(r"\d{4}\D")
 _WEEKDAY = re.compile(r"(?i)\b(mon|tue|wed|thu|fri|sat|sun)")
 _ZONE_BY_SIGN = re.compile(r"(?i)[a-z]\s*[+-]\s*\d")  # GMT+2: half of the world means it the other way round
+_WHOLE_DATE = re.compile(r"\b(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}-\d{1,2}-\d{4})\b")
+_RANGE = re.compile(r"\d\s*[-\u2013\u2014+]\s*\d")  # 10:00-12:00, or a date with its year in two digits
+_IN_FULL = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?Z?|T[\d:.]{5,}[+-]\d{2}:?\d{2})")
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 
@@ -131,7 +134,7 @@ def _moment(text: str) -> datetime | None:
 def _written_as_agreed(text: str) -> datetime | None:
     """Return a date with a time as the source should write it; a day alone has no hour to come at."""
     try:
-        return datetime.fromisoformat(text) if ":" in text or "T" in text else None
+        return datetime.fromisoformat(text) if _IN_FULL.fullmatch(text) else None
     except ValueError:
         return None
 
@@ -142,7 +145,7 @@ def _written_otherwise(text: str) -> datetime | None:
     What is left out (a year, an hour) is filled from two different days: then both are not the same. A
     date that begins with its year goes on with the month, and a weekday must be that of its date.
     """
-    if _ZONE_BY_SIGN.search(text):
+    if _ZONE_BY_SIGN.search(text) or _RANGE.search(_WHOLE_DATE.sub(" ", text)):
         return None
     orders = (False,) if _YEAR_FIRST.match(text) else (False, True)
     try:

@@ -52,9 +52,10 @@ def write_sides(turns: Sequence[Turn]) -> None:
     for state in {turn.closes for turn in closing}:
         _close_questions([turn.id for turn in closing if turn.closes == state], state)
     insert_children([child for turn in turns for child in turn.child_rows])
+    moving = [turn for turn in turns if turn.expiry]
+    for expiry in {turn.expiry for turn in moving if turn.expiry}:
+        _move_expiry([turn.id for turn in moving if turn.expiry == expiry], *expiry)
     for turn in turns:
-        if turn.expiry:
-            _move_expiry(turn.id, *turn.expiry)
         if turn.frees:
             free_contacts(*turn.frees)
     _insert_questions(turns)
@@ -158,12 +159,12 @@ def insert_tasks(rows: Sequence[Row]) -> list[Row]:
         return insert_children(rows)
 
 
-def _move_expiry(task: UUID, at: datetime | None) -> None:
-    """Let the open question of a run end at another hour; None: not by itself."""
+def _move_expiry(tasks: Sequence[UUID], at: datetime | None) -> None:
+    """Let the open questions of these runs end at another hour; None: not by themselves."""
     execute(
-        "UPDATE tasks_approval SET expires_at = %s WHERE task_id = %s AND state = 'open'",
+        f"UPDATE tasks_approval SET expires_at = %s WHERE state = 'open' AND {ids_in('task_id')}",
         as_time(at),
-        key(task),
+        id_document(tasks),
     )
 
 

@@ -53,7 +53,7 @@ def _told(body: bytes) -> mail_in.Incoming:
     recipients = _addresses(fields.get("recipients")) + _addresses(fields.get("recipient"))
     if isinstance(fields.get("raw"), str):
         return mail_in.parsed(fields["raw"].encode("utf-8", "replace"), recipients)
-    headers = _headers(fields.get("headers"))
+    headers = {"from": _text(fields, "from"), **_headers(fields.get("headers"))}
     reply_to = [*_texts(fields.get("reply_to")), *_texts(headers.get("reply-to"))]
     name, sender = mail_in.writer_of(_text(fields, "from"), reply_to)
     if sender == parseaddr(_text(fields, "from"))[1]:

@@ -599,6 +599,9 @@ def test_a_way_that_a_run_takes_only_after_a_rest_is_no_loop() -> None:
     text = "- {{key: a, handler: t.say}}\n- {{key: b, handler: t.say, {}}}\n"
     assert problems(file_of(text.format("with: {look_again: a}"))) == []
     assert "go round without a wait" in only(file_of(text.format("on_success: a"))).message
+    for word in ("next", "complete"):
+        found = only(file_of(text.format(f"with: {{look_again: {word}}}")))
+        assert found.message.startswith("a run goes back to a step from here; ")
 
 
 @pytest.mark.parametrize("line", ["on_failure: a", "on_success: a"])

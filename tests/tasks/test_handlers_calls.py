@@ -83,6 +83,10 @@ def test_an_appointment_is_a_time_that_lies_ahead(start: str | None, end: str | 
         "03/14/2099 12:00 PM EST",
         "Sat Mar 14 2099 12:00 GMT+0200",
         "4071754800",
+        "03/14/2099 10:00-12:00",  # from ten to twelve, not in a zone twelve hours off
+        "2099-03-14 10:00-11:00",
+        "March 14, 2099 10-11am",
+        "99-03-14 12:00",
     ],
 )
 def test_a_time_that_cannot_be_read_in_one_way_only_is_agreed_and_noted_in_its_own_words(words: str) -> None:

@@ -292,6 +292,13 @@ def test_a_form_that_posts_as_nobody_is_from_whom_an_answer_goes_to_and_a_newsle
     assert (data["email_from"], data["is_auto_reply"]) == ("ann@example.test", news)
 
 
+def test_a_newsletter_that_comes_as_json_is_one_too() -> None:
+    told = {"from": "Seeds <noreply@seeds.example>", "reply_to": "help@seeds.example", "text": "Our prices"}
+    news = {"headers": [{"name": "List-Unsubscribe", "value": "<https://seeds.example/leave>"}]}
+    assert only(read("mail", {**told, **news})).data["is_auto_reply"] is True
+    assert only(read("mail", told)).data["is_auto_reply"] is False
+
+
 OURS = "Office <OFFICE@firm.example>"
 
 

@@ -9,10 +9,12 @@ import pytest
 from pytest_django import Settings
 
 from sopengine import clock
+from sopengine.errors import Transient
 from tasks import engine, journal
 from tasks.models import ContactMark, Task
+from tasks.outcome import AfterRest, Outcome, StepRun, handler, handlers
 from tests.tasks.desk import Desk, set_out
-from tests.tasks.runs import kinds
+from tests.tasks.runs import begun, kinds, published
 from tests.tasks.shop import story, wakes
 
 pytestmark = pytest.mark.django_db(transaction=True)  # the threads of a drain have connections of their own
@@ -37,17 +39,12 @@ def desk(settings: Settings, tmp_path: Path) -> Iterator[Desk]:
 
 
 @pytest.fixture
-def asked(desk: Desk) -> Desk:
+def asked(asked_in_time: Desk) -> Desk:
     """A draft of a review request that a person approves on Friday at 19:00: it leaves on Monday at 9:00."""
-    desk.at("2027-04-01T12:00")
-    desk.publish(REVIEW)
-    desk.customer(1)
-    desk.at("2027-04-07T15:00")
-    desk.firm.hears("job.completed", "e1", job_id="job_1", crm_customer_id=ADA, service_type="mowing")
-    desk.at("2027-04-09T19:00")
-    desk.answer()
-    assert (desk.letters(), wakes(desk.runs(REVIEW)[0])) == ([], "Mon 12 Apr 09:00 CDT")
-    return desk
+    asked_in_time.at("2027-04-09T19:00")
+    asked_in_time.answer()
+    assert (asked_in_time.letters(), wakes(asked_in_time.runs(REVIEW)[0])) == ([], "Mon 12 Apr 09:00 CDT")
+    return asked_in_time
 
 
 def test_who_complains_on_saturday_is_not_asked_for_a_review_on_monday(asked: Desk) -> None:
@@ -62,6 +59,66 @@ def test_who_does_not_complain_is_asked_on_monday_once(asked: Desk) -> None:
     asked.at("2027-04-12T09:00")
     assert (asked.results(REVIEW), len(asked.letters())) == (["sent"], 1)
     assert kinds(asked.runs(REVIEW)[0]).count("looks_again") == 1
+
+
+@pytest.mark.parametrize("hour", ["17:30", "18:30"])
+def test_what_a_person_orders_to_be_sent_again_is_sent_though_its_turn_was_taken(
+    hour: str, asked_in_time: Desk, settings: Settings
+) -> None:
+    folder, backend = settings.EMAIL_FOLDER, settings.EMAIL_BACKEND
+    settings.EMAIL_FOLDER, settings.EMAIL_BACKEND = "", "tests.no_such_backend"
+    asked_in_time.answer()
+    assert asked_in_time.runs(REVIEW)[0].reason == "outcome_unknown"
+    settings.EMAIL_FOLDER, settings.EMAIL_BACKEND = folder, backend
+    asked_in_time.at(f"2027-04-09T{hour}")
+    asked_in_time.answer("send_again")
+    asked_in_time.at("2027-04-12T09:00")
+    assert (asked_in_time.results(REVIEW), len(asked_in_time.letters())) == (["sent"], 1)
+
+
+@pytest.fixture
+def asked_in_time(desk: Desk) -> Desk:
+    """A draft of a review request that waits for a yes on Friday at 17:00."""
+    desk.at("2027-04-01T12:00")
+    desk.publish(REVIEW)
+    desk.customer(1)
+    desk.at("2027-04-07T15:00")
+    desk.firm.hears("job.completed", "e1", job_id="job_1", crm_customer_id=ADA, service_type="mowing")
+    desk.at("2027-04-09T17:00")
+    return desk
+
+
+@pytest.fixture
+def broken() -> Iterator[None]:
+    """A mail whose look at the CRM fails each time, while the CRM answers everybody else."""
+
+    def post(step: StepRun, *, to: str, purpose: str, look_again: AfterRest) -> Outcome:
+        error = Transient("broken", code="server_error", sent="no")
+        error.origin = "crm"
+        raise error
+
+    handler("t.post", sends=True, calls=True)(post)
+    yield
+    handlers.remove("t.post")
+
+
+def test_a_mail_that_looks_again_and_again_comes_before_a_person(desk: Desk, broken: None) -> None:
+    desk.at("2027-02-15T10:00")
+    version = published(
+        {"handler": "flow.branch", "with": {"rules": []}},
+        {
+            "handler": "t.post",
+            "max_retries": 0,
+            "with": {"to": "a@example.test", "purpose": "service", "look_again": "s1"},
+        },
+        autonomous=True,
+    )
+    run = begun(version)
+    for minute in range(12):
+        desk.at(f"2027-02-15T1{minute // 6}:{minute % 6}0")
+    run.refresh_from_db()
+    assert (run.status, kinds(run).count("parked")) == ("paused", 1)
+    assert kinds(run).count("looks_again") >= 3
 
 
 # -- a reactivation -----------------------------------------------------------------------------------
@@ -251,6 +308,40 @@ def test_a_version_that_is_told_of_is_followed_up_after_an_answer_to_the_one_bef
     offered.firm.hears("quote.sent", "e2", quote_id="q_1", version=2)
     offered.at("2027-03-12T10:00")
     assert offered.results(QUOTE) == ["superseded", "waiting"]
+    assert len(offered.drafts()) == 1
+
+
+def test_of_two_versions_that_are_told_late_the_newer_one_is_followed_up_once(offered: Desk) -> None:
+    quoted(offered, version=2)
+    for version in (1, 2):
+        offered.firm.hears("quote.sent", f"e{version}", quote_id="q_1", version=version)
+    offered.at("2027-03-11T10:00")
+    assert (offered.results(QUOTE), len(offered.drafts())) == (["superseded", "waiting"], 1)
+
+
+def test_a_version_that_goes_out_once_more_is_followed_up_once_from_then_on(offered: Desk) -> None:
+    offered.firm.hears("quote.sent", "e1", quote_id="q_1", version=1)
+    offered.at("2027-03-09T09:00")
+    quoted(offered, sent_at="2027-03-09T15:00:00Z")
+    offered.firm.hears("quote.sent", "e2", quote_id="q_1", version=1)
+    offered.at("2027-03-11T10:00")
+    assert offered.drafts() == []
+    offered.at("2027-03-12T10:00")
+    assert len(offered.drafts()) == 1
+
+
+@pytest.mark.parametrize("there", [{}, {"version": 1}])
+def test_a_quote_that_is_told_of_before_the_crm_has_it_is_followed_up(
+    there: dict[str, Any], offered: Desk
+) -> None:
+    if there:
+        quoted(offered, **there)
+    else:
+        offered.state.remove("quotes", "q_1")
+    offered.firm.hears("quote.sent", "e1", quote_id="q_1", version=2)
+    offered.at("2027-03-08T09:01")
+    quoted(offered, version=2)
+    offered.at("2027-03-11T10:00")
     assert len(offered.drafts()) == 1
 
 

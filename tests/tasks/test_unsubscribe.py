@@ -140,6 +140,16 @@ def test_staff_may_change_how_it_is_written_or_switch_it_off(browser: Client, pa
     assert Task.objects.count() == 1
 
 
+def test_who_left_with_two_addresses_is_taken_off_with_the_later_one() -> None:
+    for address in ("old@example.com", "new@example.com"):
+        unsubscribe.leave(contacts.Leaving(contacts.person_of_address(address), BERTA))
+    later = contacts.person_of_address("new@example.com")
+    ContactMark.objects.filter(mark=later).delete()
+    assert [mark.person for mark in ContactMark.objects.all()] == [
+        contacts.person_of_address("old@example.com")
+    ]
+
+
 @given(st.emails(), st.text(max_size=40))
 def test_a_link_leads_back_to_the_address_and_the_customer_it_was_made_for(mail: str, customer: str) -> None:
     token = contacts.unsubscribe_url(mail, customer).rpartition("/")[2]
