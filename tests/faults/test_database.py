@@ -46,7 +46,7 @@ def test_a_crash_of_postgres_in_the_middle_loses_nothing(
     workers = [scene.worker("first"), scene.worker("second")]
     count = 2_000 if SOAK else 300
     scene.desk.start(scene.desk.publish(FIVE), people(count))
-    crashes = 8 if SOAK else 3
+    crashes = 8 if SOAK else 2
     for number in range(1, crashes + 1):
         done = number * count // (crashes + 2)
         eventually(

@@ -93,7 +93,7 @@ def kill_somebody(workers: list[Worker]) -> bool:
 def test_one_process_on_sqlite_under_random_kills_loses_nothing_and_mails_nobody_twice(
     embedded_stage: Callable[..., Scene], report: Callable[[str], None]
 ) -> None:
-    least, deaths = (600, 20) if SOAK else (60, 2)
+    least, deaths = (600, 20) if SOAK else (30, 1)
     scene = embedded_stage(SOP_CRASH="*:0.01", ENGINE_BATCH="20")
     keeper = scene.kept(scene.embedded())
     version, count, released = scene.desk.publish(FIVE), 0, 0

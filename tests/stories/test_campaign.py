@@ -6,10 +6,11 @@ from email.header import decode_header, make_header
 from typing import Any
 
 from crm.mock.cast import customers_for
+from tests.length import SOAK
 from tests.processes import eventually
 from tests.stories.stage import CAMPAIGN, CHILD, MONDAY, Row, Stage, as_dict, letter_text, notes_written
 
-CUSTOMERS = 500
+CUSTOMERS = 500 if SOAK else 240
 OF_SOP = """version_id IN (SELECT v.id FROM tasks_sopversion v JOIN tasks_sop s ON s.id = v.sop_id
     WHERE s.slug = '%s')"""
 CHILDREN = f"parent_id IS NOT NULL AND {OF_SOP % CHILD}"
