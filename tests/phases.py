@@ -25,13 +25,13 @@ BUSY = ["-n", "3", "--dist", "worksteal"]
 # Here leases last a second and a half, and what misses them on a busy machine proves nothing.
 CALM = ["-n", "2", "--dist", "worksteal"]
 # The tests of a story's module share their processes, stand in their order, and wait more than they work.
-BY_MODULE = ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
+BY_MODULE = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
 # What stands above the tables is shown on SQLite, and on PostgreSQL again at full length only.
 ABOVE_THE_TABLES = (
     *("sops_*", "handlers_*", "failures", "demo", "recheck", "subject", "void_ways", "who_answers"),
     *("api*", "slack*", "signed*", "transport*", "chat_admin", "staff_mail", "escalations", "mail"),
     *("readers", "views", "forms", "sop_command", "people_commands", "publication", "sending_admin"),
-    *("second_looks", "admin"),
+    *("second_looks", "admin", "events", "deliveries", "summary", "folding", "login"),
     *("templating", "timeline", "shipped_messages", "definition", "contract", "crm_command", "service"),
 )
 CLOSING = re.compile(

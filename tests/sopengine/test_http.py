@@ -688,16 +688,17 @@ def test_a_connection_that_the_deadline_cut_off_says_nothing_of_the_other_side(u
 
 
 def test_no_call_takes_longer_than_the_engine_allows(wire: Wire, settings: Any) -> None:
-    settings.ENGINE_CALL_TIMEOUT = 0.2
-    wire.script = lambda sock: time.sleep(1.5)
+    settings.ENGINE_CALL_TIMEOUT = 0.4
+    wire.script = lambda sock: time.sleep(3)
     for deadline in (None, Left(30)):
         started = time.monotonic()
 
-        assert error_of(wire, seconds=5.0, deadline=deadline).reason == "timeout"
-        assert time.monotonic() - started < 1.2
+        # On a busy machine the time may be over before the other side has taken the call.
+        assert error_of(wire, seconds=5.0, deadline=deadline).reason in ("timeout", "connect_timeout")
+        assert time.monotonic() - started < 2.5
     with pytest.raises(Transient):
         Client("crm", wire.url).post("/x", b"{}", label="x")
-    assert time.monotonic() - started < 1.2
+    assert time.monotonic() - started < 2.5
 
 
 # -- what is sent, and signed ------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from tests.crm import shapes  # noqa: F401 - the second shape registers itself
 from tests.crm.rogue import Rogue, playing
 from tests.crm.shapes import shaped  # noqa: F401
 from tests.crm.shapes.answers import Shape
+from tests.length import AT_FULL_LENGTH
 from tests.tasks.runs import begun, check_invariants, fresh, published
 from tests.tasks.test_recheck import offer
 
@@ -70,7 +71,7 @@ class Crm:
         return [(after - before).total_seconds() for before, after in pairwise(times)]
 
 
-@pytest.fixture(params=["rest", "shaped"])
+@pytest.fixture(params=["rest", pytest.param("shaped", marks=AT_FULL_LENGTH)])
 def crm(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Crm]:
     state = MockState()
     answers = {"rest": Contract(state), "shaped": Shape(state)}[request.param]
