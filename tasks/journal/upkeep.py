@@ -164,7 +164,7 @@ def prune_acknowledgements(before: datetime) -> None:
 
 
 def prune(before: datetime, limit: int = 500) -> int:
-    """Remove old finished tasks with their events; their keys stay spent. The only delete there is."""
+    """Remove old finished tasks with their events; their keys stay spent. Nothing else removes a run."""
     with transaction.atomic():
         ids = [
             as_uuid(row["id"])
